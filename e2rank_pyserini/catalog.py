@@ -1,0 +1,219 @@
+"""models.yaml and datasets.yaml as frozen records; an unknown key is an error that names the near miss."""
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, VARIANTS
+from e2rank_pyserini.types import E2RankError
+
+POOLINGS = ("last", "mean", "cls")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Token limits, everything counted: a document, a retrieval query, a listwise prompt."""
+
+    document: int
+    query: int
+    prompt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """How a model's vectors are made. The fields are explained at the head of models.yaml."""
+
+    name: str
+    source: str
+    pooling: str
+    eos: str | None
+    query: str
+    prompt: str
+    chat: str
+    lengths: Lengths
+    window: int
+    dtype: str = "auto"
+    adapter: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of(f"model {self.name}: pooling", self.pooling, POOLINGS)
+        _one_of(f"model {self.name}: prompt", self.prompt, VARIANTS)
+        _one_of(f"model {self.name}: dtype", self.dtype, DTYPES)
+        if min(dataclasses.astuple(self.lengths)) < 2 or self.window < 1:
+            raise E2RankError(f"model {self.name}: lengths must be at least 2 tokens and window at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """Where a data set's parts are and what its tasks say. The fields are explained at the head of datasets.yaml."""
+
+    name: str
+    corpus: str
+    topics: tuple[str, ...] = ()
+    qrels: tuple[str, ...] = ()
+    retrieval_task: str = RETRIEVAL_TASK
+    rerank_task: str = RERANK_TASK
+    noun: str = "Documents"
+    document: str = "{title} {text}"
+    relevance: int = 1
+    package: str | None = None
+    sha256: str | None = None
+
+
+def dataset_names() -> list[str]:
+    return list(_datasets())
+
+
+def model_names() -> list[str]:
+    return list(_models()["models"])
+
+
+def dataset(name: str) -> DatasetSpec:
+    """The data set of this name; raises E2RankError with the nearest names when there is none."""
+    if name not in _datasets():
+        raise E2RankError(
+            f"data set {name!r}: expected a folder or one of the named data sets"
+            f"{near_miss(name, dataset_names())} (all: {', '.join(dataset_names())})"
+        )
+    record: DatasetSpec = _record(DatasetSpec, {"name": name, **_datasets()[name]}, f"datasets.yaml: {name}")
+    return record
+
+
+def model(name: str, like: str | None = None) -> ModelSpec:
+    """The record of a named model, of a local directory, or of a hub name.
+
+    A directory may carry its own `e2rank.yaml`. Otherwise `like` (a named model) says how the vectors are made, and
+    without it the `model_type` of the model's config.json decides (models.yaml, families).
+    """
+    records: dict[str, Any] = _models()["models"]
+    by_source = {record["source"]: key for key, record in records.items()}
+    if like is not None and like not in records:
+        raise E2RankError(f"like {like!r}: expected a named model{near_miss(like, records)}")
+    directory = Path(name)
+    key = name if name in records else by_source.get(name)
+    if key is not None and like is None and not directory.is_dir():
+        return _model_record({"name": key, **records[key]}, f"models.yaml: {key}")
+    own = directory / OWN_FILE
+    if like is None and own.is_file():
+        fields = {"source": str(directory), **_yaml(own)}
+        return _model_record({"name": str(directory), **fields}, str(own))
+    if directory.is_dir():
+        kind = like or _family(directory / "config.json", name)
+    elif "/" in name and not directory.is_absolute() and not name.startswith("."):
+        kind = like or _hub_family(name)
+    else:
+        raise E2RankError(
+            f"model {name!r}: expected a named model, a directory or a hub name (owner/name)"
+            f"{near_miss(name, records)} (named: {', '.join(records)})"
+        )
+    record = {**records[kind], "source": name, "name": name}
+    return _model_record(record, f"model {name}")
+
+
+def model_of_sidecar(sidecar: Mapping[str, Any], where: str) -> ModelSpec:
+    """The record that an index was built with, from its sidecar."""
+    fields = {key: value for key, value in dict(sidecar.get("model") or {}).items() if key != "identity"}
+    return _model_record(fields, f"{where}: the sidecar's model")
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _family(config: Path, name: str) -> str:
+    try:
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError) as error:
+        raise E2RankError(f"model {name}: expected a readable config.json, got: {error}") from error
+    return _by_type(model_type, name)
+
+
+def _hub_family(name: str) -> str:
+    from transformers import AutoConfig
+
+    try:
+        return _by_type(AutoConfig.from_pretrained(name).model_type, name)
+    except (OSError, ValueError) as error:
+        raise E2RankError(
+            f"model {name}: not on this machine and the hub could not be reached: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _by_type(model_type: str | None, name: str) -> str:
+    families: dict[str, str] = _models()["families"]
+    if model_type not in families:
+        raise E2RankError(
+            f"model {name}: its model_type {model_type!r} is not one of {', '.join(families)}; "
+            f"say which named model it is like (--like), or write {OWN_FILE} beside its weights"
+        )
+    return families[model_type]
+
+
+def _model_record(fields: Mapping[str, Any], where: str) -> ModelSpec:
+    record: ModelSpec = _record(ModelSpec, fields, where)
+    return record
+
+
+def _record(kind: type[Any], fields: Mapping[str, Any], where: str) -> Any:
+    """`fields` as the frozen dataclass `kind`; unknown, missing and ill-typed keys are errors."""
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for key in fields:
+        if key not in known:
+            raise E2RankError(f"{where}: unknown key {key!r}{near_miss(key, known)}")
+    for key, field in known.items():
+        if key not in fields and field.default is dataclasses.MISSING:
+            raise E2RankError(f"{where}: key {key!r} is missing")
+    return kind(**{key: _value(known[key].type, value, f"{where}: {key}") for key, value in fields.items()})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise E2RankError(f"{where}: expected a mapping, got {value!r}")
+        return _record(kind, value, where)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise E2RankError(f"{where}: expected a list of strings, got {value!r}")
+        return tuple(value)
+    allowed = get_args(kind) or (kind,)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        names = " or ".join("null" if one is type(None) else one.__name__ for one in allowed)
+        raise E2RankError(f"{where}: expected {names}, got {value!r}")
+    return value
+
+
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise E2RankError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise E2RankError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict):
+        raise E2RankError(f"{path}: expected a mapping")
+    return loaded
+
+
+@functools.cache
+def _models() -> dict[str, Any]:
+    return _yaml(Path(str(resources.files("e2rank_pyserini") / "models.yaml")))
+
+
+@functools.cache
+def _datasets() -> dict[str, Any]:
+    return _yaml(Path(str(resources.files("e2rank_pyserini") / "datasets.yaml")))

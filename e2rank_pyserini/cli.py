@@ -1,0 +1,171 @@
+"""The `e2rank` command line. Only argparse is imported until a command runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from e2rank_pyserini import __version__
+
+VARIANTS = ("paper", "card", "train")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
+    arguments = _parser().parse_args(argv)
+    commands = import_module("e2rank_pyserini.commands")
+    types = import_module("e2rank_pyserini.types")
+    try:
+        getattr(commands, arguments.command)(arguments)
+    except types.E2RankError as error:
+        print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"e2rank {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="e2rank", description="E2Rank for Pyserini: one embedding model retrieves and reranks."
+    )
+    parser.add_argument("--version", action="version", version=f"e2rank-pyserini {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _index(commands.add_parser("index", help="encode a corpus into a FAISS index of Pyserini's form"))
+    _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
+    _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
+    _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
+    _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
+    commands.add_parser("info", help="named models and data sets, and what this machine has")
+    return parser
+
+
+def _index(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    _corpus(parser)
+    _model(parser, required=True)
+    parser.add_argument("--output", required=True, metavar="DIR", help="the index directory to make")
+    parser.add_argument(
+        "--index-type", default="Flat", metavar="FACTORY", help="FAISS factory string, inner product (default: Flat)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
+
+
+def _search(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    _topics(parser)
+    _corpus(parser)
+    _model(parser)
+    parser.add_argument("--index", required=True, metavar="DIR", help="a FAISS directory of ours or of Pyserini's")
+    parser.add_argument("--task", metavar="TEXT", help="retrieval task (default: the data set's, else web search)")
+    _output(parser)
+
+
+def _bm25(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    _topics(parser)
+    _corpus(parser)
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="the Lucene index, built when missing (not needed where the corpus is a Lucene index)",
+    )
+    parser.add_argument("--threads", type=_positive, metavar="N", default=1)
+    _output(parser)
+
+
+def _rerank(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    _topics(parser)
+    _corpus(parser)
+    _model(parser)
+    parser.add_argument("--run", required=True, metavar="FILE", help="the first-stage run, TREC format")
+    parser.add_argument("--index", required=True, metavar="DIR", help="the FAISS directory with the stored vectors")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
+    parser.add_argument("--depth", type=_positive, default=100, metavar="N", help="hits rescored (default: 100)")
+    parser.add_argument(
+        "--window",
+        type=_positive,
+        metavar="N",
+        help="hits whose texts the prompt reads (default: the model's, 20 for E2Rank)",
+    )
+    parser.add_argument(
+        "--by",
+        choices=("prompt", "query"),
+        default="prompt",
+        help="rescore by the listwise prompt's vector (default) or, as a baseline, by the plain query's",
+    )
+    parser.add_argument("--cut", action="store_true", help="drop the hits below depth")
+    parser.add_argument("--prompt", choices=VARIANTS, help="variant of the listwise prompt (default: the model's)")
+    parser.add_argument(
+        "--task",
+        default="generic",
+        metavar="generic|dataset|TEXT",
+        help="reranking task: the paper's generic one (default), the data set's own, or a text",
+    )
+    parser.add_argument("--noun", metavar="WORD", help="what the prompt calls the list (default: as the task's)")
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    _dataset(parser)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
+    parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
+    parser.add_argument(
+        "--relevance",
+        type=int,
+        metavar="GRADE",
+        help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")
+
+
+def _dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME|DIR",
+        help="named data set or BEIR folder: corpus, topics, qrels and tasks not given otherwise",
+    )
+    parser.add_argument("--split", default="test", metavar="NAME", help="the folder's qrels/NAME.tsv (default: test)")
+
+
+def _corpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corpus",
+        metavar="PATH",
+        help="JSONL file or folder (BEIR's or Pyserini's, .gz too), Lucene directory, or lucene:NAME",
+    )
+
+
+def _topics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL or TREC topics")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
+    parser.add_argument("--hits", type=_positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
+
+
+def _model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--encoder",
+        required=required,
+        metavar="NAME|DIR",
+        help="named model, directory or hub name" + ("" if required else " (default: the index's own)"),
+    )
+    parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: auto, bfloat16 where the hardware has it")
+    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a document")
+    parser.add_argument("--query-length", type=_positive, metavar="N", help="tokens of a query")
+    parser.add_argument("--prompt-length", type=_positive, metavar="N", help="tokens of a listwise prompt")
+    parser.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens encoded at once, padding included")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {word}")
+    return number

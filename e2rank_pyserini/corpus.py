@@ -1,0 +1,141 @@
+"""Stream documents from BEIR or Pyserini JSONL (.gz too) or from a Lucene index; find the texts of a few docids."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from e2rank_pyserini import java
+from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.types import Document, E2RankError
+
+LUCENE = "lucene:"
+_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+
+
+def documents(source: str) -> Iterator[Document]:
+    """Every document of the corpus, once, in a fixed order.
+
+    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by name), the directory of a
+    Lucene index, or `lucene:NAME` for one of Pyserini's prebuilt indexes. Raises E2RankError with file and line for
+    a docid that is missing, has a blank or comes twice, for a text that is null or missing, and for an empty corpus.
+    """
+    seen: set[str] = set()
+    for document, where in _located(source):
+        if not document.docid or document.docid.split() != [document.docid]:
+            raise E2RankError(f"{where}: expected a docid without blanks, got {document.docid!r}")
+        if document.docid in seen:
+            raise E2RankError(f"{where}: document {document.docid} appears twice")
+        seen.add(document.docid)
+        yield document
+    if not seen:
+        raise E2RankError(f"{source}: the corpus is empty")
+
+
+def find(source: str, docids: Collection[str]) -> dict[str, Document]:
+    """The documents of these docids; those that the corpus lacks are absent from the answer.
+
+    Files are read in one pass that stops at the last one found; a Lucene index is asked by docid.
+    """
+    wanted = set(docids)
+    if is_lucene(source):
+        searcher = lucene_searcher(source)
+        found = ((docid, searcher.doc(docid)) for docid in sorted(wanted))
+        return {docid: _lucene_document(stored, source) for docid, stored in found if stored is not None}
+    result: dict[str, Document] = {}
+    for document, _ in _located(source):
+        if document.docid in wanted:
+            result.setdefault(document.docid, document)
+            if len(result) == len(wanted):
+                break
+    return result
+
+
+def is_lucene(source: str) -> bool:
+    """Whether the corpus is a Lucene index, by name or by its segments file."""
+    return source.startswith(LUCENE) or (Path(source).is_dir() and any(Path(source).glob("segments_*")))
+
+
+def lucene_searcher(source: str) -> Any:
+    """Pyserini's LuceneSearcher on a directory or a prebuilt name; starts the JVM."""
+    java.start()
+    from pyserini.search.lucene import LuceneSearcher
+
+    if not source.startswith(LUCENE):
+        return LuceneSearcher(source)
+    name = source.removeprefix(LUCENE)
+    with java.quiet():
+        searcher = java.tried(lambda: LuceneSearcher.from_prebuilt_index(name))
+    if searcher is None:
+        raise E2RankError(
+            f"prebuilt Lucene index {name}: not on this machine and it could not be downloaded; put it "
+            f"into {java.cache_home() / 'indexes'} as Pyserini does, or name a corpus of your own"
+        )
+    return searcher
+
+
+def fingerprint(source: str) -> str:
+    """What tells one corpus from another without reading it twice: names and sizes, or the Lucene index's name."""
+    if is_lucene(source):
+        return source
+    parts = [f"{path.name} {path.stat().st_size}" for path in files(source)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def files(source: str) -> list[Path]:
+    """The corpus files behind a path, in the order they are read."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise E2RankError(f"{source}: no such corpus; expected a JSONL file, a folder of them or a Lucene index")
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (path / name).is_file():
+            return [path / name]
+    found = sorted(child for child in path.iterdir() if child.name.endswith(_SUFFIXES) and child.is_file())
+    if not found:
+        raise E2RankError(f"{source}: expected corpus.jsonl or other files ending in {', '.join(_SUFFIXES)}, got none")
+    return found
+
+
+def _located(source: str) -> Iterator[tuple[Document, str]]:
+    if is_lucene(source):
+        searcher = lucene_searcher(source)
+        for number in range(searcher.num_docs):
+            yield _lucene_document(searcher.doc(number), source), f"{source}: document {number}"
+        return
+    for path in files(source):
+        for number, line in enumerate(read_lines(path), start=1):
+            if line.strip():
+                yield _parse(line, f"{path}:{number}"), f"{path}:{number}"
+
+
+def _parse(line: str, where: str) -> Document:
+    """BEIR's `{_id, title, text}` or Pyserini's `{id, contents}`."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise E2RankError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise E2RankError(f"{where}: expected an object, got {type(row).__name__}")
+    docid = next((row[key] for key in ("_id", "id", "docid") if row.get(key) is not None), None)
+    if not isinstance(docid, str | int) or isinstance(docid, bool):
+        raise E2RankError(f"{where}: expected a docid under _id, id or docid, got {docid!r}")
+    text = row["text"] if "text" in row else row.get("contents")
+    if not isinstance(text, str):
+        raise E2RankError(f"{where}: document {docid}: expected a text under text or contents, got {text!r}")
+    title = row.get("title") or ""
+    if not isinstance(title, str):
+        raise E2RankError(f"{where}: document {docid}: expected a title as text, got {title!r}")
+    return Document(str(docid), title.strip(), text.strip())
+
+
+def _lucene_document(stored: Any, source: str) -> Document:
+    raw = stored.raw()
+    if raw is not None:
+        return _parse(raw, f"{source}: {stored.docid()}")
+    contents = stored.contents()
+    if contents is None:
+        raise E2RankError(f"{source}: holds no texts; build it with -storeRaw")
+    return Document(stored.docid(), "", contents.strip())

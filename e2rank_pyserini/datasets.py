@@ -1,0 +1,88 @@
+"""A data set by name or folder: its corpus, topics, qrels and tasks, each found only when it is asked for."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from e2rank_pyserini import carried, catalog, java
+from e2rank_pyserini.catalog import DatasetSpec
+from e2rank_pyserini.trec import read_qrels, read_topics
+from e2rank_pyserini.types import E2RankError, Qrels, Topics
+
+SPLIT = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """`folder` is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), or None for Pyserini's own parts."""
+
+    spec: DatasetSpec
+    folder: Path | None
+    split: str = SPLIT
+
+    def corpus(self) -> str:
+        """A corpus source as corpus.documents takes it."""
+        return str(self.folder) if self.folder is not None else self.spec.corpus
+
+    def topics(self) -> Topics:
+        """The topics; of a folder with qrels for the split, those that are judged."""
+        if self.folder is None:
+            return read_topics(_pyserini_file(self.spec, "topics"))
+        topics = read_topics(_first(self.folder / "queries.jsonl", self.folder / "queries.jsonl.gz"))
+        if not _split_file(self.folder, self.split).exists():
+            return topics
+        return {qid: topics[qid] for qid in self.qrels() if qid in topics}
+
+    def qrels(self) -> Qrels:
+        """The judgments of the split."""
+        if self.folder is None:
+            return read_qrels(_pyserini_file(self.spec, "qrels"))
+        path = _split_file(self.folder, self.split)
+        if not path.exists():
+            there = ", ".join(sorted(child.stem for child in (self.folder / "qrels").glob("*.tsv"))) or "none"
+            raise E2RankError(f"{path}: no such file (splits of this data set: {there})")
+        return read_qrels(path)
+
+
+def dataset(name: str, split: str = SPLIT) -> Dataset:
+    """The named data set, or the BEIR folder at this path."""
+    if Path(name).is_dir():
+        return Dataset(DatasetSpec(name=Path(name).resolve().name, corpus=name), Path(name), split)
+    spec = catalog.dataset(name)
+    if spec.package is not None:
+        return Dataset(spec, carried.folder(spec), split)
+    if split != SPLIT:
+        raise E2RankError(f"data set {name}: has no split {split!r}, only {SPLIT!r}")
+    return Dataset(spec, None)
+
+
+def _pyserini_file(spec: DatasetSpec, kind: str) -> Path:
+    """Pyserini's own topic or qrels file: from E2RANK_DATA, from Pyserini's cache, or through Pyserini's download."""
+    name, file = spec.topics if kind == "topics" else spec.qrels
+    places = [java.cache_home() / "topics-and-qrels"]
+    if os.environ.get("E2RANK_DATA"):
+        places.insert(0, Path(os.environ["E2RANK_DATA"]))
+    for place in places:
+        for path in (place / file, place / f"{file}.gz"):
+            if path.is_file():
+                return path
+    java.start()
+    with java.quiet():
+        from pyserini.search import get_qrels_file, get_topics
+
+        java.tried(lambda: get_topics(name) if kind == "topics" else get_qrels_file(name))
+    path = places[-1] / file
+    if not path.is_file() or path.stat().st_size == 0:
+        raise E2RankError(
+            f"data set {spec.name}: its {kind} ({name}) are not on this machine and could not be "
+            f"downloaded; put {file} into {places[-1]}, or name a file with --{kind}"
+        )
+    return path
+
+
+def _split_file(folder: Path, split: str) -> Path:
+    return folder / "qrels" / f"{split}.tsv"
+
+
+def _first(*paths: Path) -> Path:
+    return next((path for path in paths if path.exists()), paths[0])

@@ -1,0 +1,169 @@
+"""E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from e2rank_pyserini.catalog import ModelSpec, model
+from e2rank_pyserini.loading import choose_device, choose_dtype, load
+from e2rank_pyserini.prompts import RETRIEVAL_TASK
+from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer
+from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
+
+Progress = Callable[[int, int], None]  # told (texts, tokens) after each batch
+_BATCH_TOKENS = {"cpu": 4096}
+_BATCH_TOKENS_GPU = 65536
+
+
+def embed(network: Any, ids: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One forward pass: ids and mask (B, T), padded on the right -> (B, D) float32 rows of length 1.
+
+    `last` is the hidden state of the last real token, `mean` the mean over the real tokens, `cls` the first token's.
+    The same function serves training and inference.
+    """
+    padded = not bool(mask.all())  # an all-ones mask only keeps attention from its fast causal path
+    hidden = network(input_ids=ids, attention_mask=mask if padded else None).last_hidden_state  # (B, T, D)
+    if pooling == "last":
+        vectors = hidden[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
+    elif pooling == "mean":
+        weights = mask.unsqueeze(-1).float()  # (B, T, 1)
+        vectors = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+    else:
+        vectors = hidden[:, 0]
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+class E2RankEncoder:
+    """A model that encodes documents, queries and listwise prompts; `Encoder` in types.py is what it promises.
+
+    Make one with `E2RankEncoder.load("e2rank-0.6b")` or with a directory or hub name.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: Any,
+        tokenizer: Any,
+        identity: str,
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.spec = spec
+        self.identity = identity
+        self.network = network
+        self.tokens = TextTokenizer(tokenizer, spec, _eos_id(spec, tokenizer))
+        self.progress = progress
+        self.device = next(network.parameters()).device
+        self.dtype = next(network.parameters()).dtype
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS_GPU)
+        self._check_fit(tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | ModelSpec,
+        *,
+        like: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> "E2RankEncoder":
+        """Load a model by catalog name, directory or hub name (or by its record).
+
+        `like` names the catalog model whose settings an unknown model shares; `dtype` overrides the record's
+        (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included.
+        Raises E2RankError when the model cannot be found or read.
+        """
+        spec = name if isinstance(name, ModelSpec) else model(name, like)
+        device = choose_device(device)
+        network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
+        return cls(spec, network, tokenizer, identity, batch_tokens=batch_tokens)
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def tally(self) -> Tally:
+        """What was encoded and what was cut so far."""
+        return self.tokens.tally
+
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        """n texts -> (n, dim)."""
+        return self._encode(self.tokens.documents(texts))
+
+    def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
+        """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
+        return self._encode(self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task))
+
+    def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
+        """n listwise prompts -> (n, dim): the enhanced queries."""
+        return self._encode(self.tokens.prompts(prompts))
+
+    def _encode(self, rows: Sequence[Ids]) -> Vectors:
+        """Rows of ids -> (n, dim) in the order given; batches hold rows of like length."""
+        vectors: Vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        for batch in batches([len(row) for row in rows], self.batch_tokens):
+            ids, mask = _padded([rows[number] for number in batch])
+            with torch.inference_mode():
+                found = embed(self.network, ids.to(self.device), mask.to(self.device), self.spec.pooling)
+            vectors[batch] = found.cpu().numpy()
+            if self.progress is not None:
+                self.progress(len(batch), int(mask.sum()))
+        return vectors
+
+    def _check_fit(self, tokenizer: Any) -> None:
+        positions = getattr(self.network.config, "max_position_embeddings", None)
+        longest = max(self.spec.lengths.document, self.spec.lengths.query, self.spec.lengths.prompt)
+        if positions is not None and longest > positions:
+            raise E2RankError(
+                f"model {self.spec.name}: lengths up to {longest} tokens were asked for, but it has "
+                f"{positions} positions"
+            )
+        if self.spec.chat == "tokenizer" and not getattr(tokenizer, "chat_template", None):
+            raise E2RankError(
+                f"model {self.spec.name}: its tokenizer has no chat template; give one as `chat:` in "
+                "e2rank.yaml beside its weights, or `chat: none` for the bare user turn"
+            )
+        if not tokenizer.is_fast:
+            raise E2RankError(
+                f"model {self.spec.name}: expected a fast tokenizer (tokenizer.json); its offsets say "
+                "where a document may be cut"
+            )
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Row numbers grouped so that rows x longest <= `batch_tokens` (a longer row is alone), longest rows first."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= batch_tokens:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def _padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, (B, T), padded on the right with 0, which the mask hides."""
+    longest = max(map(len, rows))
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return ids, mask
+
+
+def _eos_id(spec: ModelSpec, tokenizer: Any) -> int | None:
+    if spec.eos is None:
+        return None
+    ids = tokenizer(spec.eos, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise E2RankError(
+            f"model {spec.name}: expected its EOS {spec.eos!r} to be one token of its tokenizer, got {len(ids)}"
+        )
+    return int(ids[0])

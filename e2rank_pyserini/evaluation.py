@@ -1,0 +1,73 @@
+"""Runs against qrels: trec_eval's values, by ir-measures, over all judged topics."""
+
+from collections.abc import Sequence
+
+from e2rank_pyserini.types import E2RankError, Qrels, Run
+
+MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
+
+
+def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Sequence[str] = MEASURES) -> dict[str, float]:
+    """The mean of each measure over every judged topic; one without hits counts 0 (trec_eval -c).
+
+    `relevance` is the least grade that counts as relevant for the binary measures (trec_eval -l). Raises E2RankError
+    when the run and the qrels share no topic.
+    """
+    scores = per_topic(run, qrels, relevance=relevance, measures=measures)
+    return {measure: sum(values.values()) / len(qrels) for measure, values in scores.items()}
+
+
+def per_topic(
+    run: Run, qrels: Qrels, *, relevance: int = 1, measures: Sequence[str] = MEASURES
+) -> dict[str, dict[str, float]]:
+    """measure -> qid -> value, for every judged topic (0 where the run has no hits)."""
+    try:
+        import ir_measures
+        from ir_measures import AP, MRR, R, nDCG
+    except ImportError as error:
+        raise E2RankError("evaluation needs ir-measures; pip install 'e2rank-pyserini[eval]'") from error
+    known = {
+        "nDCG@10": nDCG @ 10,
+        "MAP": AP(rel=relevance),
+        "R@100": R(rel=relevance) @ 100,
+        "MRR@10": MRR(rel=relevance),
+    }
+    unknown = [measure for measure in measures if measure not in known]
+    if unknown:
+        raise E2RankError(f"measure {unknown[0]!r}: expected one of {', '.join(known)}")
+    if not run.keys() & qrels.keys():
+        raise E2RankError(
+            f"the run and the qrels share no topic (run: {next(iter(run), 'none')} …, "
+            f"qrels: {next(iter(qrels), 'none')} …)"
+        )
+    scores: dict[str, dict[str, float]] = {}
+    for measure in measures:
+        depth = 10 if measure == "MRR@10" else None
+        found = {
+            metric.query_id: metric.value
+            for metric in ir_measures.iter_calc([known[measure]], qrels, _as_mapping(run, depth))
+        }
+        scores[measure] = {qid: found.get(qid, 0.0) for qid in qrels}
+    return scores
+
+
+def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
+    """qid -> docid -> score, cut to `depth` in trec_eval's order: by score, ties by docid, both descending."""
+    if depth is None:
+        return {qid: dict(hits) for qid, hits in run.items()}
+    return {
+        qid: dict(sorted(hits, key=lambda hit: (hit.score, hit.docid), reverse=True)[:depth])
+        for qid, hits in run.items()
+    }
+
+
+def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:
+    """One line a run, one column a measure, values in percent as the papers print them."""
+    measures = list(rows[0][1])
+    width = max(len("run"), *(len(name) for name, _ in rows))
+    head = "  ".join(["run".ljust(width), *(measure.rjust(8) for measure in measures)])
+    lines = [
+        "  ".join([name.ljust(width), *(f"{100 * values[measure]:8.2f}" for measure in measures)])
+        for name, values in rows
+    ]
+    return "\n".join([head, *lines])

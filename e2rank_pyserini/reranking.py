@@ -1,0 +1,147 @@
+"""Run -> run: the query and its first documents become one listwise prompt, encoded once as an enhanced query.
+
+The stored vectors of the candidates are rescored by their cosine with it (Liu et al. 2025, arXiv 2510.22733,
+section 3.2). Documents are never encoded again; those that the index lacks are encoded on the fly.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from e2rank_pyserini.prompts import RERANK_TASK
+from e2rank_pyserini.trec import STEP
+from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Run, Topics, Vectors, VectorStore
+
+_QUERIES = 64  # prompts encoded together
+DEPTH = 100
+WINDOW = 20
+
+
+def rerank(
+    run: Run,
+    topics: Topics,
+    texts: Mapping[str, str],
+    index: VectorStore,
+    encoder: Encoder,
+    *,
+    task: str = RERANK_TASK,
+    noun: str = "Documents",
+    depth: int = DEPTH,
+    window: int = WINDOW,
+    cut: bool = False,
+) -> Run:
+    """Rescore the first `depth` hits of every query by cosine with its listwise prompt of the first `window`.
+
+    `prompt_vectors` and `rescore` in one call; see there for what they promise and raise.
+    """
+    if not 1 <= window <= depth:
+        raise E2RankError(f"window {window}: expected 1 to depth ({depth})")
+    queries = prompt_vectors(run, topics, texts, encoder, task=task, noun=noun, window=window)
+    return rescore(run, queries, texts, index, encoder, depth=depth, cut=cut)
+
+
+def prompt_vectors(
+    run: Run,
+    topics: Topics,
+    texts: Mapping[str, str],
+    encoder: Encoder,
+    *,
+    task: str = RERANK_TASK,
+    noun: str = "Documents",
+    window: int = WINDOW,
+    done: Callable[[int], object] | None = None,
+) -> dict[str, Vectors]:
+    """qid -> (dim,): each query and its first `window` documents as one enhanced query.
+
+    `done` is told how many queries were finished. Raises E2RankError for a query of the run that has no topic, and
+    for a document without a text.
+    """
+    _check_known(run, topics)
+    vectors: dict[str, Vectors] = {}
+    for qids in _groups(run):
+        read = {qid: tuple(_text(texts, hit.docid) for hit in run[qid][:window]) for qid in qids}
+        prompts = [ListwisePrompt(topics[qid], read[qid], task, noun) for qid in qids]
+        vectors |= zip(qids, encoder.encode_prompts(prompts), strict=True)
+        if done is not None:
+            done(len(qids))
+    return vectors
+
+
+def rescore(
+    run: Run,
+    queries: Mapping[str, Vectors],
+    texts: Mapping[str, str],
+    index: VectorStore,
+    encoder: Encoder,
+    *,
+    depth: int = DEPTH,
+    cut: bool = False,
+) -> Run:
+    """The first `depth` hits of every query by cosine with its vector in `queries`, (dim,) of length 1.
+
+    Scores are float32 cosines; ties keep the order of the run. Documents that the index lacks are encoded on the fly
+    from `texts` (E2RankError when one is not there). Hits below `depth` follow in their order under scores of at most
+    -1, or go with `cut`.
+    """
+    _check_known(run, queries)
+    absent = missing(run, index, depth=depth)
+    encoded = dict(zip(absent, encoder.encode_documents([_text(texts, docid) for docid in absent]), strict=True))
+    rescored: Run = {}
+    for qid, hits in run.items():
+        candidates = [hit.docid for hit in hits[:depth]]
+        vectors, stored = index.vectors(candidates)
+        for row in np.flatnonzero(~stored).tolist():
+            vectors[row] = encoded[candidates[row]]
+        below = [] if cut else hits[depth:]
+        rescored[qid] = order(candidates, vectors, queries[qid])
+        rescored[qid] += [Hit(hit.docid, -1 - number * STEP) for number, hit in enumerate(below, start=1)]
+    return rescored
+
+
+def texts_needed(run: Run, index: VectorStore, *, depth: int = DEPTH, window: int = WINDOW) -> set[str]:
+    """The docids whose texts `rerank` will read: each query's window, and candidates that the index lacks.
+
+    With `window` 0, those that `rescore` alone will read.
+    """
+    windows = {hit.docid for hits in run.values() for hit in hits[:window]}
+    return windows | set(missing(run, index, depth=depth))
+
+
+def missing(run: Run, index: VectorStore, *, depth: int = DEPTH) -> list[str]:
+    """The candidates that the index lacks, each once, in the order of the run."""
+    candidates = list(dict.fromkeys(hit.docid for hits in run.values() for hit in hits[:depth]))
+    absent = []
+    for start in range(0, len(candidates), 10_000):
+        part = candidates[start : start + 10_000]
+        _, stored = index.vectors(part)
+        absent += [docid for docid, is_stored in zip(part, stored, strict=True) if not is_stored]
+    return absent
+
+
+def order(docids: Sequence[str], vectors: Vectors, query: Vectors) -> list[Hit]:
+    """The docids by cosine with `query`, best first, ties in the order given.
+
+    vectors: (n, dim) and query: (dim,), rows of length 1. Summed in float64 and rounded to float32, so that a score
+    does not depend on how many were computed with it.
+    """
+    scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    return [Hit(docids[row], float(scores[row])) for row in np.argsort(-scores, kind="stable").tolist()]
+
+
+def _check_known(run: Run, queries: Mapping[str, object]) -> None:
+    unknown = [qid for qid in run if qid not in queries]
+    if unknown:
+        raise E2RankError(f"query {unknown[0]}: in the run but not in the topics ({len(unknown)} such)")
+
+
+def _text(texts: Mapping[str, str], docid: str) -> str:
+    if docid not in texts:
+        raise E2RankError(f"document {docid}: in the run but not in the corpus")
+    return texts[docid]
+
+
+def _groups(qids: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(qids)
+    while group := list(islice(iterator, _QUERIES)):
+        yield group

@@ -1,0 +1,12 @@
+"""Topics -> run: dense first-stage retrieval."""
+
+from e2rank_pyserini.types import Encoder, Run, Topics, VectorStore
+
+
+def search(topics: Topics, index: VectorStore, encoder: Encoder, *, hits: int = 1000, task: str | None = None) -> Run:
+    """The `hits` documents nearest to each topic by cosine, in the order of `topics`.
+
+    `task` is the retrieval task of the query prompt (default: the encoder's own).
+    """
+    vectors = encoder.encode_queries(list(topics.values()), task)
+    return dict(zip(topics, index.search(vectors, hits), strict=True))

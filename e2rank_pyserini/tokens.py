@@ -1,0 +1,189 @@
+"""From text to token ids: what is cut, where EOS goes, and how many tokens each document of a prompt gets."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from e2rank_pyserini.prompts import query_text, user_turn
+from e2rank_pyserini.types import E2RankError, ListwisePrompt
+
+Ids = list[int]
+
+
+class Settings(Protocol):
+    """The fields of catalog.ModelSpec that matter here."""
+
+    @property
+    def eos(self) -> str | None: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def chat(self) -> str: ...
+    @property
+    def lengths(self) -> Any: ...
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was encoded and what was cut, since the encoder was made."""
+
+    documents: int = 0
+    documents_truncated: int = 0
+    documents_empty: int = 0
+    queries: int = 0
+    queries_truncated: int = 0
+    prompts: int = 0
+    prompts_query_truncated: int = 0
+    prompt_documents: int = 0
+    prompt_documents_truncated: int = 0
+    tokens: int = 0
+
+    def since(self, earlier: "Tally") -> dict[str, int]:
+        """The counts that have grown, by how much."""
+        now, then = dataclasses.asdict(self), dataclasses.asdict(earlier)
+        return {key: now[key] - then[key] for key in now if now[key] > then[key]}
+
+
+class TextTokenizer:
+    """The three texts of the method as token ids, cut to the model's lengths.
+
+    A model with an EOS: tokenised bare, cut to `length - 1`, EOS appended, so that it survives every cut. A model
+    without (BERT): the tokenizer's own special tokens frame the text, within the length.
+    """
+
+    def __init__(self, tokenizer: Any, settings: Settings, eos_id: int | None) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.eos_id = eos_id
+        self.frame = ([], [eos_id]) if eos_id is not None else _own_frame(tokenizer)
+        self.tally = Tally()
+
+    def documents(self, texts: Sequence[str]) -> list[Ids]:
+        """Documents, each at most `lengths.document` tokens."""
+        rows, truncated = self._framed(texts, self.settings.lengths.document)
+        self.tally.documents += len(texts)
+        self.tally.documents_truncated += truncated
+        self.tally.documents_empty += sum(not text for text in texts)
+        return rows
+
+    def queries(self, queries: Sequence[str], task: str) -> list[Ids]:
+        """Queries under their task, each at most `lengths.query` tokens."""
+        texts = [query_text(query, task, self.settings.query) for query in queries]
+        rows, truncated = self._framed(texts, self.settings.lengths.query)
+        self.tally.queries += len(texts)
+        self.tally.queries_truncated += truncated
+        return rows
+
+    def prompts(self, prompts: Sequence[ListwisePrompt]) -> list[Ids]:
+        """Listwise prompts, each at most `lengths.prompt` tokens; see `fit` for what is cut."""
+        rows = []
+        for prompt in prompts:
+            fitted, ids = self.fit(prompt)
+            self.tally.prompts += 1
+            self.tally.prompts_query_truncated += fitted.query != prompt.query
+            self.tally.prompt_documents += len(prompt.documents)
+            self.tally.prompt_documents_truncated += sum(
+                left != right for left, right in zip(fitted.documents, prompt.documents, strict=True)
+            )
+            self.tally.tokens += len(ids)
+            rows.append(ids)
+        return rows
+
+    def fit(self, prompt: ListwisePrompt) -> tuple[ListwisePrompt, Ids]:
+        """The prompt cut to `lengths.prompt` tokens, and its ids. The query and the tail always survive.
+
+        The query gets at most `lengths.query` tokens and at most half of what the bare prompt leaves free. The
+        documents share the rest: each gets as many tokens as it has, but none more than the largest common budget
+        that fits (and never more than `lengths.document`), so short documents leave room for long ones. Text is cut
+        at the end of a token and the whole is tokenised again, so what fits is byte for byte the paper's prompt.
+        Raises E2RankError when not even empty documents fit.
+        """
+        lengths = self.settings.lengths
+        query_ends, *document_ends = self._token_ends([prompt.query, *prompt.documents])
+        bare = prompt._replace(query="", documents=("",) * len(prompt.documents))
+        space = max(0, lengths.prompt - len(self._prompt_ids(bare)))
+        query = _cut(prompt.query, query_ends, min(lengths.query, space // 2))
+        room = lengths.prompt - len(self._prompt_ids(bare._replace(query=query)))
+        budget = common_budget([len(ends) for ends in document_ends], room, lengths.document)
+        while True:
+            documents = tuple(
+                _cut(text, ends, budget) for text, ends in zip(prompt.documents, document_ends, strict=True)
+            )
+            fitted = prompt._replace(query=query, documents=documents)
+            ids = self._prompt_ids(fitted)
+            if len(ids) <= lengths.prompt:
+                return fitted, ids
+            if budget == 0:
+                raise E2RankError(
+                    f"listwise prompt: the instruction and {len(documents)} empty documents already take {len(ids)} "
+                    f"tokens of {lengths.prompt}; lower the window or raise the prompt length"
+                )
+            budget -= 1  # a cut text can join its neighbours in one token more than it had alone
+
+    def prompt_text(self, prompt: ListwisePrompt) -> str:
+        """The text that reaches the tokenizer: the user turn through the model's chat template, thinking off."""
+        turn = user_turn(prompt, self.settings.prompt, self.settings.eos or "")
+        if self.settings.chat == "none":
+            return turn
+        template = None if self.settings.chat == "tokenizer" else self.settings.chat
+        text: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": turn}],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        return text
+
+    def _prompt_ids(self, prompt: ListwisePrompt) -> Ids:
+        text = self.prompt_text(prompt)
+        ids: Ids = self.tokenizer(text, add_special_tokens=self.eos_id is None, verbose=False)["input_ids"]
+        return ids
+
+    def _framed(self, texts: Sequence[str], length: int) -> tuple[list[Ids], int]:
+        """Ids with their EOS (or the tokenizer's frame), and how many texts were cut."""
+        if not texts:
+            return [], 0
+        before, after = self.frame
+        most = length - len(before) - len(after)
+        bare = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        rows = [[*before, *ids[:most], *after] for ids in bare]
+        self.tally.tokens += sum(map(len, rows))
+        return rows, sum(len(ids) > most for ids in bare)
+
+    def _token_ends(self, texts: Sequence[str]) -> list[list[int]]:
+        """For each text the character offset at which each of its tokens ends."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]
+
+
+def common_budget(sizes: Sequence[int], room: int, most: int) -> int:
+    """The largest b <= `most` with sum(min(size, b)) <= room; 0 when there is none."""
+    sizes = [min(size, most) for size in sizes]
+    if sum(sizes) <= room:
+        return most
+    left = room
+    ordered = sorted(sizes)
+    for index, size in enumerate(ordered):
+        share = left // (len(ordered) - index)
+        if size > share:
+            return max(0, share)
+        left -= size
+    return most
+
+
+def _own_frame(tokenizer: Any) -> tuple[Ids, Ids]:
+    """The special tokens that the tokenizer itself puts before and after a text ([CLS] and [SEP])."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    first = special.index(0)
+    last = len(special) - special[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+def _cut(text: str, ends: Sequence[int], budget: int) -> str:
+    if len(ends) <= budget:
+        return text
+    return text[: ends[budget - 1]] if budget > 0 else ""

@@ -1,0 +1,60 @@
+"""Corpora in their forms, streamed in a fixed order."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from e2rank_pyserini.corpus import documents, find, fingerprint
+from e2rank_pyserini.types import Document
+
+ROWS = [
+    {"_id": "007", "title": "T", "text": "one"},
+    {"id": "b", "contents": "two"},
+    {"docid": 3, "text": "", "title": None},
+]
+EXPECTED = [Document("007", "T", "one"), Document("b", "", "two"), Document("3", "", "")]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        with gzip.open(path, "wt") as file:
+            file.write(text)
+    else:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz"])
+def test_a_file(tmp_path: Path, name: str):
+    write(tmp_path / name, ROWS)
+    assert list(documents(str(tmp_path / name))) == EXPECTED
+
+
+def test_a_folder_is_read_by_name_and_a_beir_folder_by_its_corpus_alone(tmp_path: Path):
+    for name, row in (("10.jsonl", 0), ("2.json", 2), ("1.jsonl.gz", 1)):
+        write(tmp_path / name, [ROWS[row]])
+    (tmp_path / "README.md").write_text("x")
+    assert list(documents(str(tmp_path))) == [EXPECTED[1], EXPECTED[0], EXPECTED[2]]
+    write(tmp_path / "corpus.jsonl", ROWS[:2])
+    assert list(documents(str(tmp_path))) == EXPECTED[:2]
+
+
+def test_find_leaves_out_what_is_not_there(tmp_path: Path):
+    write(tmp_path / "corpus.jsonl", ROWS)
+    assert find(str(tmp_path), ["3", "nothing"]) == {"3": EXPECTED[2]}
+    assert find(str(tmp_path), []) == {}
+
+
+def test_the_fingerprint_follows_the_content_size(tmp_path: Path):
+    write(tmp_path / "corpus.jsonl", ROWS)
+    before = fingerprint(str(tmp_path))
+    assert before == fingerprint(str(tmp_path))
+    write(tmp_path / "corpus.jsonl", ROWS[:2])
+    assert fingerprint(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize(("name", "count"), [("cranfield", 1400), ("cacm", 3204), ("scifact", 5183)])
+def test_real_collections_have_their_known_sizes(shared: Path, name: str, count: int):
+    assert sum(1 for _ in documents(str(shared / name))) == count

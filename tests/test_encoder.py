@@ -1,0 +1,145 @@
+"""Vectors against the plain reference (float32, one text at a time, no padding)."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2rank_pyserini.catalog import model
+from e2rank_pyserini.encoder import E2RankEncoder, batches
+from e2rank_pyserini.loading import choose_dtype
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
+from e2rank_pyserini.types import E2RankError, ListwisePrompt
+from tests.conftest import EOS, LENGTHS, sentences
+from tests.reference import plain
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> E2RankEncoder:
+    return E2RankEncoder.load(str(tiny_model), device="cpu", batch_tokens=300)
+
+
+TEXTS = [*sentences(30, seed=2), "", "wing"]
+
+
+def test_document_vectors_equal_the_reference(encoder: E2RankEncoder):
+    network, tokenizer = encoder.network, encoder.tokens.tokenizer
+    expected = [plain.document_vector(network, tokenizer, text, max_length=LENGTHS["document"]) for text in TEXTS]
+    np.testing.assert_allclose(encoder.encode_documents(TEXTS), expected, atol=1e-5)
+
+
+def test_query_vectors_equal_the_reference(encoder: E2RankEncoder):
+    network, tokenizer = encoder.network, encoder.tokens.tokenizer
+    for task in (None, "Find it"):
+        expected = [
+            plain.query_vector(network, tokenizer, text, task=task or RETRIEVAL_TASK, max_length=LENGTHS["query"])
+            for text in TEXTS
+        ]
+        np.testing.assert_allclose(encoder.encode_queries(TEXTS, task), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["paper", "card", "train"])
+def test_prompt_vectors_and_rankings_equal_the_reference(tiny_model: Path, encoder: E2RankEncoder, variant: str):
+    spec = dataclasses.replace(model(str(tiny_model)), prompt=variant)
+    network, tokenizer = encoder.network, encoder.tokens.tokenizer
+    ours = E2RankEncoder(spec, network, tokenizer, "x", batch_tokens=900)
+    lists = [(f"query {n}", tuple(sentences(n, seed=n))) for n in range(1, 13)]
+    found = ours.encode_prompts([ListwisePrompt(query, texts, RERANK_TASK) for query, texts in lists])
+    docids = [str(n) for n in range(len(TEXTS))]
+    stored = encoder.encode_documents(TEXTS)
+    from e2rank_pyserini.reranking import order
+
+    for vector, (query, texts) in zip(found, lists, strict=True):
+        expected = plain.prompt_vector(
+            network,
+            tokenizer,
+            query,
+            texts,
+            task=RERANK_TASK,
+            variant=variant,
+            eos=EOS,
+            document_length=LENGTHS["document"],
+            query_length=LENGTHS["query"],
+            prompt_length=LENGTHS["prompt"],
+        )
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+        ranking = plain.rerank(expected, docids, dict(zip(docids, stored, strict=True)), 20)
+        ours_ranking = order(docids[:20], stored[:20], vector)
+        assert [hit.docid for hit in ours_ranking] == [docid for docid, _ in ranking]
+
+
+def test_the_variants_differ(tiny_model: Path, encoder: E2RankEncoder):
+    vectors = []
+    for variant in ("paper", "card", "train"):
+        spec = dataclasses.replace(model(str(tiny_model)), prompt=variant)
+        ours = E2RankEncoder(spec, encoder.network, encoder.tokens.tokenizer, "x")
+        vectors.append(ours.encode_prompts([ListwisePrompt("q", ("a wing", "a jet"), "t")])[0])
+    assert max(vectors[0] @ vectors[1], vectors[0] @ vectors[2], vectors[1] @ vectors[2]) < 0.9999
+
+
+def test_a_vector_does_not_depend_on_its_batch(encoder: E2RankEncoder):
+    alone = np.vstack([encoder.encode_documents([text]) for text in TEXTS])
+    np.testing.assert_allclose(encoder.encode_documents(TEXTS), alone, atol=1e-5)
+    backwards = encoder.encode_documents(TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(backwards, alone, atol=1e-5)
+
+
+def test_rows_have_length_one_and_no_texts_give_no_rows(encoder: E2RankEncoder):
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode_documents(TEXTS), axis=1), 1, atol=1e-6)
+    assert encoder.encode_documents([]).shape == (0, encoder.dim)
+    assert encoder.encode_prompts([]).shape == (0, encoder.dim)
+
+
+def test_bfloat16_stays_near_float32(tiny_model: Path, encoder: E2RankEncoder):
+    half = E2RankEncoder.load(str(tiny_model), device="cpu", dtype="bfloat16")
+    cosines = (half.encode_documents(TEXTS) * encoder.encode_documents(TEXTS)).sum(axis=1)
+    assert cosines.min() > 0.999
+
+
+def test_batches_hold_the_budget_and_every_row_once():
+    lengths = [5, 90, 3, 3, 50, 200, 1, 40]
+    groups = batches(lengths, 100)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[row] for row in group)
+        assert len(group) == 1 or len(group) * longest <= 100
+
+
+def test_dtype_by_name():
+    assert str(choose_dtype("float32", "cpu")) == "torch.float32"
+    assert str(choose_dtype("auto", "cpu")) in ("torch.float32", "torch.bfloat16")
+
+
+def test_minilm_equals_mean_pooling_by_hand():
+    try:
+        encoder = E2RankEncoder.load("minilm", device="cpu", dtype="float32")
+    except E2RankError as error:
+        pytest.skip(str(error))
+    tokenizer = encoder.tokens.tokenizer
+    texts = [*TEXTS, "An entirely ordinary sentence about aircraft noise. " * 40]
+    expected = [plain.mean_document_vector(encoder.network, tokenizer, text, max_length=256) for text in texts]
+    np.testing.assert_allclose(encoder.encode_documents(texts), expected, atol=1e-5)
+
+
+@pytest.mark.hub
+def test_golden_values_of_the_released_model():
+    """The scores printed on the card of Alibaba-NLP/E2Rank-0.6B (float32, Transformers)."""
+    try:
+        encoder = E2RankEncoder.load("e2rank-0.6b", dtype="float32", device="cpu")
+    except E2RankError as error:
+        pytest.skip(str(error))
+    queries = ["What is the capital of China?", "Explain gravity"]
+    documents = (
+        "The capital of China is Beijing.",
+        "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is "
+        "responsible for the movement of planets around the sun.",
+    )
+    stored = encoder.encode_documents(documents)
+    retrieval = encoder.encode_queries(queries) @ stored.T
+    np.testing.assert_allclose(retrieval, [[0.59507, 0.03042], [0.06197, 0.56269]], atol=2e-4)
+    card = E2RankEncoder(
+        dataclasses.replace(encoder.spec, prompt="card"), encoder.network, encoder.tokens.tokenizer, "x"
+    )
+    listwise = card.encode_prompts([ListwisePrompt(query, documents, RERANK_TASK) for query in queries]) @ stored.T
+    np.testing.assert_allclose(listwise, [[0.85135, 0.24268], [0.33155, 0.79234]], atol=2e-4)

@@ -1,0 +1,80 @@
+"""Measures against closed forms and the reference; against trec_eval itself in integration/."""
+
+import math
+import random
+
+import pytest
+
+from e2rank_pyserini.evaluation import evaluate, per_topic, table
+from e2rank_pyserini.types import E2RankError, Hit
+from tests.reference import plain
+
+
+def run_of(**lists: str):
+    return {qid: [Hit(docid, -float(rank)) for rank, docid in enumerate(docids)] for qid, docids in lists.items()}
+
+
+def test_by_hand():
+    qrels = {"1": {"a": 2, "b": 1, "c": 0}, "2": {"x": 1}}
+    values = evaluate(run_of(**{"1": "cab", "2": "yx"}), qrels)
+    ideal = 2 + 1 / math.log2(3)
+    first = (2 / math.log2(3) + 1 / math.log2(4)) / ideal
+    second = 1 / math.log2(3)
+    assert values["nDCG@10"] == pytest.approx((first + second) / 2)
+    assert values["MAP"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
+    assert values["R@100"] == 1
+    assert values["MRR@10"] == pytest.approx(1 / 2)
+
+
+def test_a_judged_topic_without_hits_counts_zero_and_an_unjudged_one_not_at_all():
+    qrels = {"1": {"a": 1}, "2": {"a": 1}}
+    values = evaluate(run_of(**{"1": "a", "unjudged": "a"}), qrels)
+    assert values == {"nDCG@10": 0.5, "MAP": 0.5, "R@100": 0.5, "MRR@10": 0.5}
+
+
+def test_the_least_relevant_grade_moves_the_binary_measures_only():
+    qrels = {"1": {"a": 1, "b": 2}}
+    one, two = (evaluate(run_of(**{"1": "ab"}), qrels, relevance=grade) for grade in (1, 2))
+    assert one["nDCG@10"] == two["nDCG@10"]
+    assert (one["MRR@10"], two["MRR@10"]) == (1, 0.5)
+    assert (one["MAP"], two["MAP"]) == (1, 0.5)
+
+
+def test_mrr_looks_no_deeper_than_ten():
+    docids = [f"d{n:02}" for n in range(20)]
+    run = {"1": [Hit(docid, -float(n)) for n, docid in enumerate(docids)]}
+    assert evaluate(run, {"1": {"d09": 1}})["MRR@10"] == pytest.approx(0.1)
+    assert evaluate(run, {"1": {"d10": 1}})["MRR@10"] == 0
+
+
+def test_ndcg_equals_the_reference_on_random_lists():
+    draw = random.Random(1)
+    for _ in range(50):
+        docids = [f"d{n}" for n in range(30)]
+        qrels = {"1": {docid: draw.choice([-1, 0, 0, 1, 2, 3]) for docid in draw.sample(docids, 15)}}
+        ranking = draw.sample(docids, 20)
+        found = per_topic(run_of(**{"1": ranking}), qrels, measures=["nDCG@10"])["nDCG@10"]["1"]  # type: ignore[arg-type]
+        assert found == pytest.approx(plain.ndcg(qrels["1"], ranking, 10))
+
+
+def test_nothing_in_common_and_unknown_measures_are_refused():
+    with pytest.raises(E2RankError, match="share no topic"):
+        evaluate(run_of(**{"1": "a"}), {"2": {"a": 1}})
+    with pytest.raises(E2RankError, match="measure 'P@7'"):
+        evaluate(run_of(**{"1": "a"}), {"1": {"a": 1}}, measures=["P@7"])
+
+
+def test_table_prints_percent():
+    assert table([("first", {"nDCG@10": 0.5058}), ("x", {"nDCG@10": 1.0})]) == (
+        "run     nDCG@10\nfirst     50.58\nx        100.00"
+    )
+
+
+@pytest.mark.parametrize(("year", "expected"), [("19", 0.5058), ("20", 0.4796)])
+def test_published_bm25_numbers(shared, year: str, expected: float):
+    from e2rank_pyserini.trec import read_qrels, read_run
+
+    folder = shared / "msmarco-dl-pool"
+    run = read_run(folder / "runs" / f"dl{year}.bm25.top100.trec")
+    values = evaluate(run, read_qrels(folder / "qrels" / f"test-dl{year}.tsv"), relevance=2)
+    assert values["nDCG@10"] == pytest.approx(expected, abs=5e-5)

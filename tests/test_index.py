@@ -1,0 +1,131 @@
+"""The index against a matrix product, for every kind that FAISS builds for us."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2rank_pyserini.corpus import documents
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.index import DenseIndex, faiss_package
+from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.types import Document, E2RankError
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> E2RankEncoder:
+    return E2RankEncoder.load(str(tiny_model), device="cpu")
+
+
+def exact(beir: Path, encoder: E2RankEncoder) -> tuple[list[str], np.ndarray]:
+    corpus = list(documents(str(beir)))
+    texts = [document_text(document.title, document.text, "{title} {text}") for document in corpus]
+    return [document.docid for document in corpus], encoder.encode_documents(texts)
+
+
+def test_search_is_the_matrix_product(tiny_index: Path, beir: Path, encoder: E2RankEncoder):
+    docids, vectors = exact(beir, encoder)
+    queries = encoder.encode_queries(["wing flow", "heat"])
+    opened = DenseIndex(tiny_index)
+    for row, hits in enumerate(opened.search(queries, 7)):
+        scores = vectors @ queries[row]
+        best = np.argsort(-scores, kind="stable")[:7]
+        assert [hit.docid for hit in hits] == [docids[n] for n in best]
+        np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-6)
+
+
+def test_more_hits_than_documents_gives_every_document_once(tiny_index: Path, encoder: E2RankEncoder):
+    opened = DenseIndex(tiny_index)
+    (hits,) = opened.search(encoder.encode_queries(["wing"]), 1000)
+    assert sorted(hit.docid for hit in hits) == sorted(opened.docids)
+
+
+def test_stored_vectors_come_back(tiny_index: Path, beir: Path, encoder: E2RankEncoder):
+    docids, vectors = exact(beir, encoder)
+    found, stored = DenseIndex(tiny_index).vectors(["nothing", *docids[::-1]])
+    assert stored.tolist() == [False] + [True] * len(docids)
+    assert not found[0].any()
+    np.testing.assert_allclose(found[1:], vectors[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "least"),
+    [
+        ("SQfp16", 0.9999),
+        ("SQ8", 0.999),
+        ("HNSW16", 0.99999),
+        ("IVF2,Flat", 0.99999),
+        ("PQ8x4", 0.3),
+        ("PCAR32,Flat", 0.3),
+    ],
+)
+def test_other_kinds_search_and_give_vectors_back(
+    tmp_path: Path, beir: Path, encoder: E2RankEncoder, factory: str, least: float
+):
+    docids, vectors = exact(beir, encoder)
+    build_index(documents(str(beir)), encoder, tmp_path / "i", factory=factory)
+    opened = DenseIndex(tmp_path / "i")
+    found, stored = opened.vectors(docids)
+    assert stored.all()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert (found * vectors).sum(axis=1).min() > least
+    (hits,) = opened.search(vectors[5:6], 3)
+    assert len(hits) == 3
+    assert least < 0.9 or hits[0].docid == docids[5]
+
+
+def test_ties_keep_the_corpus_order(tmp_path: Path, encoder: E2RankEncoder):
+    corpus = [Document(docid, "", text) for docid, text in (("c", "wing"), ("b", "heat"), ("a", "wing"))]
+    build_index(corpus, encoder, tmp_path / "i")
+    opened = DenseIndex(tmp_path / "i")
+    (hits,) = opened.search(encoder.encode_documents(["wing"]), 3)
+    assert [hit.docid for hit in hits] == ["c", "a", "b"]
+
+
+def test_the_sidecar_says_what_was_built(tiny_index: Path, tiny_model: Path):
+    sidecar = json.loads((tiny_index / "e2rank.json").read_text())
+    assert sidecar["documents"] == 40
+    assert sidecar["dim"] == 64
+    assert sidecar["dtype"] == "float32"
+    assert sidecar["model"]["source"] == str(tiny_model)
+    assert sidecar["model"]["lengths"] == {"document": 48, "query": 24, "prompt": 512}
+    assert sidecar["truncated"] > 0
+    assert sidecar["versions"]["faiss"] == faiss_package()
+    assert sorted(path.name for path in tiny_index.iterdir()) == ["docid", "e2rank.json", "index"]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path, encoder: E2RankEncoder):
+    def corpus():
+        yield Document("1", "", "wing")
+        raise E2RankError("c:2: broken")
+
+    with pytest.raises(E2RankError, match="c:2: broken"):
+        build_index(corpus(), encoder, tmp_path / "i")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEncoder):
+    build_index([Document("1", "", "wing")], encoder, tmp_path / "i")
+    with pytest.raises(E2RankError, match="exists already"):
+        build_index([Document("2", "", "jet")], encoder, tmp_path / "i")
+
+    def broken():
+        raise E2RankError("no corpus")
+        yield
+
+    with pytest.raises(E2RankError, match="no corpus"):
+        build_index(broken(), encoder, tmp_path / "i", overwrite=True)
+    assert DenseIndex(tmp_path / "i").docids == ["1"]
+    build_index([Document("2", "", "jet")], encoder, tmp_path / "i", overwrite=True)
+    assert DenseIndex(tmp_path / "i").docids == ["2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+
+
+def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
+    from e2rank_pyserini import index
+
+    monkeypatch.setattr(index.importlib.metadata, "version", lambda name: "1.0")
+    with pytest.raises(E2RankError, match="both installed"):
+        index.faiss_module()

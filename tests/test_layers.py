@@ -1,0 +1,95 @@
+"""The house: imports go downwards only, importing costs nothing, help is quick."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
+LAYERS = [
+    {"types"},
+    {"prompts", "trec", "java"},
+    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking"},
+    {"carried", "loading"},
+    {"datasets", "encoder"},
+    {"indexing", "pyserini.bm25", "pyserini.encoders"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not name.endswith("__init__"):
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The modules of ours that a module imports, at its head or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("e2rank_pyserini"):
+            inside = node.module.partition(".")[2]
+            names |= {f"{inside}.{alias.name}".strip(".") for alias in node.names} | {inside}
+    return {name for name in names if name in LEVEL}
+
+
+def test_every_module_has_a_layer():
+    assert set(modules()) == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", sorted(LEVEL))
+def test_imports_go_downwards(name: str):
+    above = {other for other in imported(modules()[name]) if LEVEL[other] >= LEVEL[name]}
+    assert not above, f"{name} imports {above}"
+
+
+def test_only_its_own_rooms_import_pyserini():
+    allowed = {"pyserini.bm25", "pyserini.encoders", "corpus", "datasets"}
+    for name, tree in modules().items():
+        direct = {
+            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module is not None
+        }
+        if any(module.split(".")[0] == "pyserini" for module in direct):
+            assert name in allowed
+
+
+def test_rooms_are_small():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, f"{path.name}: two rooms?"
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nimport json; print(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(out.stdout.splitlines()[-1]))
+
+
+def test_importing_starts_nothing():
+    heavy = {"torch", "numpy", "transformers", "faiss", "jnius", "pyserini", "yaml"}
+    assert not heavy & loaded_by("import e2rank_pyserini, e2rank_pyserini.cli")
+
+
+def test_help_loads_nothing_heavy():
+    statement = "import e2rank_pyserini.cli as c\ntry: c.main(['rerank', '--help'])\nexcept SystemExit: pass"
+    assert not {"torch", "numpy", "transformers", "faiss", "jnius"} & loaded_by(statement)
+
+
+def test_every_public_name_is_there():
+    import e2rank_pyserini
+    from e2rank_pyserini import evaluation, reranking, retrieval  # noqa: F401  submodules must not shadow names
+
+    for name in e2rank_pyserini.__all__:
+        value = getattr(e2rank_pyserini, name)
+        assert callable(value)
+        assert value.__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = e2rank_pyserini.nothing

@@ -1,0 +1,115 @@
+"""Runs, topics and qrels: what is written can be read, and trec_eval sees the order that we wrote."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from e2rank_pyserini.trec import read_qrels, read_run, read_topics, write_run
+from e2rank_pyserini.types import E2RankError, Hit
+
+SCORES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=1, max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORES)
+def test_written_scores_strictly_decrease_even_in_float32(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float]
+):
+    path = tmp_path_factory.mktemp("run") / "x.trec"
+    ordered = sorted(scores, reverse=True)
+    write_run(path, {"1": [Hit(f"d{n}", score) for n, score in enumerate(ordered)]}, "t")
+    rows = [line.split() for line in path.read_text().splitlines()]
+    written = np.array([float(row[4]) for row in rows], dtype=np.float32)
+    assert (np.diff(written) < 0).all()
+    assert [row[3] for row in rows] == [str(rank) for rank in range(1, len(rows) + 1)]
+    assert [hit.docid for hit in read_run(path)["1"]] == [f"d{n}" for n in range(len(rows))]
+
+
+def test_distinct_scores_are_printed_unchanged(tmp_path: Path):
+    write_run(tmp_path / "r", {"q": [Hit("a", 0.9), Hit("b", 0.8999), Hit("c", -0.5)]}, "tag")
+    assert (tmp_path / "r").read_text() == ("q Q0 a 1 0.900000 tag\nq Q0 b 2 0.899900 tag\nq Q0 c 3 -0.500000 tag\n")
+
+
+def test_ids_are_untouched_and_ties_follow_the_rank_column(tmp_path: Path):
+    (tmp_path / "r").write_text("007 Q0 0012 2 1.5 x\n007 Q0 http://a/b#c 1 1.5 x\n\n008 Q0 z 9 3 x\n")
+    assert read_run(tmp_path / "r") == {"007": [Hit("http://a/b#c", 1.5), Hit("0012", 1.5)], "008": [Hit("z", 3.0)]}
+
+
+def test_the_score_outranks_the_rank_column(tmp_path: Path):
+    """trec_eval sorts by score; a run whose ranks disagree is read as trec_eval reads it."""
+    (tmp_path / "r").write_text("1 Q0 a 1 0.1 x\n1 Q0 b 2 0.2 x\n")
+    assert [hit.docid for hit in read_run(tmp_path / "r")["1"]] == ["b", "a"]
+
+
+def test_a_failed_write_leaves_the_old_run(tmp_path: Path):
+    path = tmp_path / "r"
+    write_run(path, {"q": [Hit("a", 1.0)]}, "t")
+    before = path.read_bytes()
+
+    def hits():
+        yield Hit("a", 1.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_run(path, {"q": hits()}, "t")  # type: ignore[dict-item]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+FORMATS = {
+    "tsv": "007\twhat is it\nq-2\tsecond  query\n",
+    "beir jsonl": '{"_id": "007", "text": "what is it"}\n{"_id": "q-2", "text": "second  query"}\n',
+    "pyserini jsonl": '{"qid": "007", "title": "what is it"}\n{"qid": "q-2", "title": "second  query"}\n',
+    "pyserini json": json.dumps({"007": {"title": "what is it"}, "q-2": {"title": "second  query"}}),
+    "trec": "<top>\n<num> Number: 007\n<title> what is it\n<desc> D\n</top>\n"
+    "<top><num>q-2</num><title>second  query</title></top>",
+    "web xml": '<topics><topic number="007" type="x"><query>what is it</query><question>Q</question></topic>\n'
+    '<topic number="q-2"><query>second  query</query></topic></topics>',
+    "cacm": "<DOC>\n<DOCNO> 007 </DOCNO>\nwhat is it\n</DOC>\n<DOC>\n<DOCNO>q-2</DOCNO>\nsecond  query\n</DOC>\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_topics_in_every_form(tmp_path: Path, form: str):
+    (tmp_path / "topics").write_text(FORMATS[form])
+    with gzip.open(tmp_path / "topics.gz", "wt") as file:
+        file.write(FORMATS[form])
+    for path in (tmp_path / "topics", tmp_path / "topics.gz"):
+        topics = read_topics(path)
+        assert {qid: " ".join(query.split()) for qid, query in topics.items()} == {
+            "007": "what is it",
+            "q-2": "second query",
+        }
+        assert list(topics) == ["007", "q-2"]
+
+
+def test_qrels_of_both_forms(tmp_path: Path):
+    (tmp_path / "trec").write_text("007 0 d1 2\n007 Q0 d2 0\n1 0 d1 -1\n")
+    (tmp_path / "beir").write_text("query-id\tcorpus-id\tscore\n007\td1\t2\n007\td2\t0\n1\td1\t-1\n")
+    expected = {"007": {"d1": 2, "d2": 0}, "1": {"d1": -1}}
+    assert read_qrels(tmp_path / "trec") == expected
+    assert read_qrels(tmp_path / "beir") == expected
+
+
+def complaint_of(read: Callable[[Path], object], path: Path) -> str | None:
+    try:
+        read(path)
+    except E2RankError as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_reader_fails_in_any_other_way(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    path = tmp_path_factory.mktemp("fuzz") / "x"
+    path.write_bytes(content)
+    for read in (read_run, read_topics, read_qrels):
+        complaint = complaint_of(read, path)
+        assert complaint is None or (str(path) in complaint and "\n" not in complaint)
