@@ -19,7 +19,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "read_qrels": "trec",
     "read_run": "trec",
-    "read_topics": "trec",
+    "read_topics": "topics",
     "rerank": "reranking",
     "search": "retrieval",
     "write_run": "trec",

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -49,6 +50,8 @@ class ModelSpec:
         _one_of(f"model {self.name}: pooling", self.pooling, POOLINGS)
         _one_of(f"model {self.name}: prompt", self.prompt, VARIANTS)
         _one_of(f"model {self.name}: dtype", self.dtype, DTYPES)
+        if "{query}" not in self.query:
+            raise E2RankError(f"model {self.name}: query: expected a template with {{query}}, got {self.query!r}")
         if min(dataclasses.astuple(self.lengths)) < 2 or self.window < 1:
             raise E2RankError(f"model {self.name}: lengths must be at least 2 tokens and window at least 1")
 
@@ -99,61 +102,64 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     by_source = {record["source"]: key for key, record in records.items()}
     if like is not None and like not in records:
         raise E2RankError(f"like {like!r}: expected a named model{near_miss(like, records)}")
-    directory = Path(name)
     key = name if name in records else by_source.get(name)
-    if key is not None and like is None and not directory.is_dir():
+    if key is not None and like is None and not Path(name).is_dir():
         return _model_record({"name": key, **records[key]}, f"models.yaml: {key}")
-    own = directory / OWN_FILE
-    if like is None and own.is_file():
-        fields = {"source": str(directory), **_yaml(own)}
-        return _model_record({"name": str(directory), **fields}, str(own))
-    if directory.is_dir():
-        kind = like or _family(directory / "config.json", name)
-    elif "/" in name and not directory.is_absolute() and not name.startswith("."):
-        kind = like or _hub_family(name)
-    else:
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise E2RankError(
             f"model {name!r}: expected a named model, a directory or a hub name (owner/name)"
             f"{near_miss(name, records)} (named: {', '.join(records)})"
         )
-    record = {**records[kind], "source": name, "name": name}
-    return _model_record(record, f"model {name}")
+    own = None if like else file_of(name, OWN_FILE)
+    if own is not None:
+        fields = {"name": name, "source": name, **_yaml(own)}
+        if fields.get("adapter") is not None:
+            fields["adapter"] = str(own.parent / str(fields["adapter"]))
+        return _model_record(fields, str(own))
+    return _model_record({**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
 
 
-def model_of_sidecar(sidecar: Mapping[str, Any], where: str) -> ModelSpec:
-    """The record that an index was built with, from its sidecar."""
-    fields = {key: value for key, value in dict(sidecar.get("model") or {}).items() if key != "identity"}
+def model_of_sidecar(record: Mapping[str, Any], where: str) -> ModelSpec:
+    """The record that an index was built with, as its sidecar holds it."""
+    fields = {key: value for key, value in record.items() if key != "identity"}
     return _model_record(fields, f"{where}: the sidecar's model")
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?` or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=2)
+    close = difflib.get_close_matches(str(word), list(known), n=2)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _family(config: Path, name: str) -> str:
-    try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError) as error:
-        raise E2RankError(f"model {name}: expected a readable config.json, got: {error}") from error
-    return _by_type(model_type, name)
-
-
-def _hub_family(name: str) -> str:
-    from transformers import AutoConfig
+def file_of(name: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of a model's directory or hub repository (from the hub's cache, else downloaded); None if it has none."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
 
     try:
-        return _by_type(AutoConfig.from_pretrained(name).model_type, name)
-    except (OSError, ValueError) as error:
+        found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
         raise E2RankError(
-            f"model {name}: not on this machine and the hub could not be reached: {str(error).splitlines()[0]}"
+            f"model {name}: not on this machine and the hub did not give it: {str(error).splitlines()[0]}"
         ) from error
+    return Path(found) if found else None
 
 
-def _by_type(model_type: str | None, name: str) -> str:
+def _family(name: str) -> str:
+    config = file_of(name, "config.json")
+    if config is None:
+        raise E2RankError(f"model {name}: it has no config.json")
+    try:
+        return _by_type(json.loads(config.read_text(encoding="utf-8")).get("model_type"), name)
+    except (OSError, ValueError, AttributeError) as error:
+        raise E2RankError(f"model {name}: its config.json is not readable: {error}") from error
+
+
+def _by_type(model_type: object, name: str) -> str:
     families: dict[str, str] = _models()["families"]
-    if model_type not in families:
+    if not isinstance(model_type, str) or model_type not in families:
         raise E2RankError(
             f"model {name}: its model_type {model_type!r} is not one of {', '.join(families)}; "
             f"say which named model it is like (--like), or write {OWN_FILE} beside its weights"

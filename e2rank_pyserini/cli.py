@@ -114,7 +114,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
     parser.add_argument(
         "--relevance",
-        type=int,
+        type=_positive,
         metavar="GRADE",
         help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
     )

@@ -1,12 +1,12 @@
 """Stream documents from BEIR or Pyserini JSONL (.gz too) or from a Lucene index; find the texts of a few docids."""
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import java
+from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -23,8 +23,6 @@ def documents(source: str) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for document, where in _located(source):
-        if not document.docid or document.docid.split() != [document.docid]:
-            raise E2RankError(f"{where}: expected a docid without blanks, got {document.docid!r}")
         if document.docid in seen:
             raise E2RankError(f"{where}: document {document.docid} appears twice")
         seen.add(document.docid)
@@ -113,19 +111,16 @@ def _located(source: str) -> Iterator[tuple[Document, str]]:
 
 def _parse(line: str, where: str) -> Document:
     """BEIR's `{_id, title, text}` or Pyserini's `{id, contents}`."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise E2RankError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise E2RankError(f"{where}: expected an object, got {type(row).__name__}")
+    row = parse_object(line, where)
     docid = next((row[key] for key in ("_id", "id", "docid") if row.get(key) is not None), None)
     if not isinstance(docid, str | int) or isinstance(docid, bool):
         raise E2RankError(f"{where}: expected a docid under _id, id or docid, got {docid!r}")
+    if str(docid).split() != [str(docid)]:
+        raise E2RankError(f"{where}: expected a docid without blanks, got {docid!r}")
     text = row["text"] if "text" in row else row.get("contents")
     if not isinstance(text, str):
         raise E2RankError(f"{where}: document {docid}: expected a text under text or contents, got {text!r}")
-    title = row.get("title") or ""
+    title = "" if row.get("title") is None else row["title"]
     if not isinstance(title, str):
         raise E2RankError(f"{where}: document {docid}: expected a title as text, got {title!r}")
     return Document(str(docid), title.strip(), text.strip())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from e2rank_pyserini import carried, catalog, java
 from e2rank_pyserini.catalog import DatasetSpec
-from e2rank_pyserini.trec import read_qrels, read_topics
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import E2RankError, Qrels, Topics
 
 SPLIT = "test"
@@ -22,16 +23,24 @@ class Dataset:
 
     def corpus(self) -> str:
         """A corpus source as corpus.documents takes it."""
-        return str(self.folder) if self.folder is not None else self.spec.corpus
+        if self.folder is None:
+            return self.spec.corpus
+        path = _first(self.folder / "corpus.jsonl", self.folder / "corpus.jsonl.gz")
+        if not path.exists():
+            raise E2RankError(f"{self.folder}: expected corpus.jsonl or corpus.jsonl.gz in the data set's folder")
+        return str(path)
 
     def topics(self) -> Topics:
         """The topics; of a folder with qrels for the split, those that are judged."""
         if self.folder is None:
             return read_topics(_pyserini_file(self.spec, "topics"))
         topics = read_topics(_first(self.folder / "queries.jsonl", self.folder / "queries.jsonl.gz"))
-        if not _split_file(self.folder, self.split).exists():
+        if self.split == SPLIT and not _split_file(self.folder, self.split).exists():
             return topics
-        return {qid: topics[qid] for qid in self.qrels() if qid in topics}
+        judged = {qid: topics[qid] for qid in self.qrels() if qid in topics}
+        if not judged:
+            raise E2RankError(f"{self.folder}: no judged topic of split {self.split!r} is in queries.jsonl")
+        return judged
 
     def qrels(self) -> Qrels:
         """The judgments of the split."""

@@ -8,7 +8,7 @@ import torch
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
-from e2rank_pyserini.prompts import RETRIEVAL_TASK
+from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
@@ -112,6 +112,8 @@ class E2RankEncoder:
             with torch.inference_mode():
                 found = embed(self.network, ids.to(self.device), mask.to(self.device), self.spec.pooling)
             vectors[batch] = found.cpu().numpy()
+            if not np.isfinite(vectors[batch]).all():
+                raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
             if self.progress is not None:
                 self.progress(len(batch), int(mask.sum()))
         return vectors
@@ -129,11 +131,22 @@ class E2RankEncoder:
                 f"model {self.spec.name}: its tokenizer has no chat template; give one as `chat:` in "
                 "e2rank.yaml beside its weights, or `chat: none` for the bare user turn"
             )
+        self._check_chat()
         if not tokenizer.is_fast:
             raise E2RankError(
                 f"model {self.spec.name}: expected a fast tokenizer (tokenizer.json); its offsets say "
                 "where a document may be cut"
             )
+
+    def _check_chat(self) -> None:
+        probe = ListwisePrompt("a query", ("a document",), "a task")
+        try:
+            text = self.tokens.prompt_text(probe)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise E2RankError(f"model {self.spec.name}: its chat template fails: {reason}") from error
+        if user_turn(probe, self.spec.prompt, self.spec.eos or "") not in text:
+            raise E2RankError(f"model {self.spec.name}: its chat template drops the user turn: {self.spec.chat!r}")
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from e2rank_pyserini.types import E2RankError, Qrels, Run
 
 MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
@@ -52,11 +54,11 @@ def per_topic(
 
 
 def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
-    """qid -> docid -> score, cut to `depth` in trec_eval's order: by score, ties by docid, both descending."""
+    """qid -> docid -> score, cut to `depth` in trec_eval's order: by score in float32, then docid, both descending."""
     if depth is None:
         return {qid: dict(hits) for qid, hits in run.items()}
     return {
-        qid: dict(sorted(hits, key=lambda hit: (hit.score, hit.docid), reverse=True)[:depth])
+        qid: dict(sorted(hits, key=lambda hit: (np.float32(hit.score), hit.docid), reverse=True)[:depth])
         for qid, hits in run.items()
     }
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ class DenseIndex:
         if not (directory / "index").is_file() or not (directory / "docid").is_file():
             raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
         self.docids = [line.rstrip() for line in read_lines(directory / "docid")]
+        for number, docid in enumerate(self.docids, start=1):
+            if docid.split() != [docid]:
+                raise E2RankError(f"{directory / 'docid'}:{number}: expected a docid without blanks, got {docid!r}")
         self.sidecar = _sidecar(directory)
         try:
             self.index = self.faiss.read_index(str(directory / "index"), self.faiss.IO_FLAG_MMAP_IFC)
@@ -62,6 +65,8 @@ class DenseIndex:
                 f"{directory}: {self.index.ntotal} vectors but {len(self.docids)} docids; the index was "
                 "not written to its end, build it again"
             )
+        if not self.docids:
+            raise E2RankError(f"{directory}: holds no documents")
         if self.index.metric_type != self.faiss.METRIC_INNER_PRODUCT:
             raise E2RankError(
                 f"{directory}: expected an inner-product index, got metric {self.index.metric_type} "
@@ -85,6 +90,8 @@ class DenseIndex:
     def search(self, vectors: Vectors, hits: int) -> list[list[Hit]]:
         """(n, dim) -> for each row its best min(hits, len(self)) documents, best first, ties in corpus order."""
         scores, rows = self.index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self)))
+        if not rows.max(initial=-1) >= 0 and len(rows):
+            raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
         found = []
         for row_scores, row_numbers in zip(scores, rows, strict=True):
             kept = sorted(zip((-row_scores).tolist(), row_numbers.tolist(), strict=True))
@@ -103,20 +110,34 @@ class DenseIndex:
         result: Vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
         if stored.any():
             found = self.index.reconstruct_batch(rows[stored])
+            if not np.isfinite(found).all():
+                raise E2RankError(f"{self.directory}: holds vectors that are not numbers")
             lengths = np.linalg.norm(found, axis=1, keepdims=True)
             result[stored] = found / np.where(lengths > 0, lengths, 1)
         return result, stored
 
-    def check_model(self, identity: str, name: str, dim: int) -> None:
-        """Refuse a model that is not the one this index was built with. Without a sidecar only `dim` can be told."""
-        built = self.sidecar.get("model") if self.sidecar else None
-        if built is not None and built.get("identity") != identity:
-            raise E2RankError(
-                f"{self.directory}: built with model {built.get('name')} ({built.get('identity')}), "
-                f"not with {name} ({identity})"
-            )
+    @property
+    def built_with(self) -> dict[str, Any] | None:
+        """The record of the model that built this index, from its sidecar; None when nothing says."""
+        record: dict[str, Any] | None = (self.sidecar or {}).get("model")
+        return record
+
+    def check_model(self, model: Mapping[str, Any], dim: int) -> None:
+        """Refuse a model that is not the one this index was built with. Without a sidecar only `dim` can be told.
+
+        `model`: name, identity, pooling and eos, the fields that change a document's vector.
+        """
+        built = self.built_with
+        for key in ("identity", "pooling", "eos"):
+            if built is not None and built.get(key) != model[key]:
+                raise E2RankError(
+                    f"{self.directory}: built with model {built.get('name')} ({key} {built.get(key)}), "
+                    f"not with {model['name']} ({key} {model[key]})"
+                )
         if dim != self.dim:
-            raise E2RankError(f"{self.directory}: holds vectors of {self.dim} dimensions, model {name} makes {dim}")
+            raise E2RankError(
+                f"{self.directory}: holds vectors of {self.dim} dimensions, model {model['name']} makes {dim}"
+            )
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""
@@ -132,10 +153,12 @@ def _sidecar(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise E2RankError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(loaded, dict):
         raise E2RankError(f"{path}: expected an object")
+    if not isinstance(loaded.get("model"), dict | None):
+        raise E2RankError(f"{path}: expected the model as an object, got {loaded['model']!r}")
     return loaded
 
 

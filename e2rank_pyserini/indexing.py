@@ -17,6 +17,7 @@ from tqdm import tqdm
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package
 from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 _CHUNK = 2048  # documents encoded together: large enough to sort by length, small enough to hold
@@ -42,8 +43,8 @@ def build_index(
     and renamed at the end. Raises E2RankError for an existing directory (unless `overwrite`), a corpus error, or a
     factory string that FAISS refuses.
     """
-    if directory.exists() and not overwrite:
-        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
+    directory = directory.absolute()
+    check_replaceable(directory, overwrite=overwrite)
     index = _empty_index(encoder.dim, factory)
     staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
     try:
@@ -60,6 +61,16 @@ def build_index(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return sidecar
+
+
+def check_replaceable(directory: Path, *, overwrite: bool) -> None:
+    """Refuse to build over what exists: without `overwrite` anything, with it anything that is not an index."""
+    if not directory.exists():
+        check_writable(directory)
+    elif not overwrite:
+        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
+    elif not (directory / "index").is_file() or not (directory / "docid").is_file():
+        raise E2RankError(f"{directory}: is not an index, so --overwrite does not replace it")
 
 
 def _encode_all(corpus: Iterable[Document], encoder: E2RankEncoder, staging: Path, template: str) -> int:

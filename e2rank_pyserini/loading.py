@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.catalog import ModelSpec, file_of
 from e2rank_pyserini.types import E2RankError
 
 PACKAGE = "pypi:"
@@ -25,17 +24,38 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     """
     where, options = _place(spec)
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        model = AutoModel.from_pretrained(where, dtype=dtype, **options, **_unpacked(options))
+        model, report = AutoModel.from_pretrained(
+            where, dtype=dtype, output_loading_info=True, **options, **_unpacked(options)
+        )
     except ImportError as error:  # gguf, sentencepiece
         raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
     except Exception as error:
         raise E2RankError(_unreadable(spec, where, error)) from error
-    identity = _identity(spec, Path(where), options.get("gguf_file"), model)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _check_whole(spec, where, model, tokenizer, report)
     if spec.adapter is not None:
         model = _merged(model, spec)
+    identity = _identity(spec, Path(where), options.get("gguf_file"))
     return model.to(device=device, dtype=dtype).eval(), tokenizer, identity
+
+
+def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
+    """Refuse weights that lack a tensor (Transformers fills it with noise) and a tokenizer that does not fit them."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # no pooler is used
+    if missing:
+        raise E2RankError(
+            f"model {spec.name}: {where} is not whole: its weights lack {missing[0]} ({len(missing)} such)"
+        )
+    if not tokenizer("a text", add_special_tokens=False)["input_ids"]:
+        raise E2RankError(f"model {spec.name}: {where} has no tokenizer that reads a text")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise E2RankError(f"model {spec.name}: {where}: the tokenizer has {len(tokenizer)} tokens, the model {rows}")
 
 
 def _place(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
@@ -102,18 +122,16 @@ def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
     )
 
 
-def _identity(spec: ModelSpec, path: Path, gguf: str | None, model: Any) -> str:
-    """The hub's commit, or a hash of config, tokenizer and weights (and adapter)."""
-    if not path.exists():
-        return str(getattr(model.config, "_commit_hash", None) or "unknown")
-    digest = hashlib.sha256()
-    roots = [path / gguf] if gguf else _model_files(path)
-    if spec.adapter is not None:
-        roots += _model_files(Path(spec.adapter))
-    for file in roots:
-        digest.update(file.name.encode())
-        _hash_file(file, digest)
-    return digest.hexdigest()[:16]
+def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
+    """The hub's commit, or a hash of config, tokenizer and weights; with an adapter, hashed together with that."""
+    if path.exists():
+        base = _hash([path / gguf] if gguf else _model_files(path))
+    else:
+        config = file_of(spec.source, "config.json", spec.revision)
+        base = config.parent.name if config is not None else "unknown"
+    if spec.adapter is None:
+        return base
+    return hashlib.sha256(f"{base} {_hash(_model_files(Path(spec.adapter)))}".encode()).hexdigest()[:16]
 
 
 def _model_files(directory: Path) -> list[Path]:
@@ -121,14 +139,17 @@ def _model_files(directory: Path) -> list[Path]:
     return sorted(file for file in directory.iterdir() if file.suffix in wanted)
 
 
-def _hash_file(file: Path, digest: Any) -> None:
-    size = file.stat().st_size
-    step = _BLOCK if size <= _WHOLE else size // 256
-    digest.update(str(size).encode())
-    with file.open("rb") as handle:
-        for offset in range(0, size, step):
-            handle.seek(offset)
-            digest.update(handle.read(_BLOCK))
+def _hash(files: list[Path]) -> str:
+    """Of names, sizes and bytes; of a file over 1 GiB, of 256 evenly spaced blocks."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as handle:
+            for offset in range(0, size, _BLOCK if size <= _WHOLE else size // 256):
+                handle.seek(offset)
+                digest.update(handle.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def choose_device(wanted: str | None) -> str:
@@ -136,8 +157,10 @@ def choose_device(wanted: str | None) -> str:
     name = wanted or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:
         raise E2RankError(f"device {name!r}: not usable here: {str(error).splitlines()[0]}") from error
+    if name.startswith("meta"):
+        raise E2RankError("device 'meta': not usable here: it holds no numbers")
     return name
 
 
@@ -154,8 +177,3 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
-
-
-def offline() -> bool:
-    """Whether the user has told Transformers to stay off the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")

@@ -1,9 +1,13 @@
 """Fixtures for every test: a tiny random Qwen3 with its own tokenizer, a small corpus, real data if present."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+if not os.environ.get("E2RANK_HUB"):  # the tests marked `hub` use what the cache holds; E2RANK_HUB=1 lets them download
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 EOS = "<|endoftext|>"

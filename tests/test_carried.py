@@ -69,7 +69,7 @@ def real(request: pytest.FixtureRequest) -> None:
 @pytest.mark.usefixtures("real")
 def test_semanlink_has_its_known_size():
     data = dataset("semanlink")
-    assert len((Path(data.corpus()) / "corpus.jsonl").read_text().splitlines()) == 1853
+    assert len(Path(data.corpus()).read_text().splitlines()) == 1853
     assert len(data.topics()) == 526
     assert sum(map(len, data.qrels().values())) == 3020
     demo = dataset("semanlink", "demo")

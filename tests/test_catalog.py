@@ -82,5 +82,4 @@ def test_a_directory_named_as_a_named_model_wins(tmp_path: Path, monkeypatch: py
 
 def test_a_sidecar_gives_back_its_model():
     spec = catalog.model("minilm")
-    sidecar = {"model": {**dataclasses.asdict(spec), "identity": "abc"}}
-    assert catalog.model_of_sidecar(sidecar, "x") == spec
+    assert catalog.model_of_sidecar({**dataclasses.asdict(spec), "identity": "abc"}, "x") == spec

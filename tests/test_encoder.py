@@ -1,6 +1,10 @@
 """Vectors against the plain reference (float32, one text at a time, no padding)."""
 
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +113,55 @@ def test_batches_hold_the_budget_and_every_row_once():
 def test_dtype_by_name():
     assert str(choose_dtype("float32", "cpu")) == "torch.float32"
     assert str(choose_dtype("auto", "cpu")) in ("torch.float32", "torch.bfloat16")
+
+
+def test_a_hub_name_is_read_from_the_hubs_cache(tiny_model: Path, encoder: E2RankEncoder, tmp_path: Path):
+    """The real loading code, offline: a cache laid out as the hub's client lays it, e2rank.yaml and all."""
+    commit = "0123456789012345678901234567890123456789"
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = (
+        "import sys; from e2rank_pyserini import E2RankEncoder\n"
+        "encoder = E2RankEncoder.load('someone/tiny', device='cpu')\n"
+        "print(encoder.identity, *encoder.encode_documents(['wing flow'])[0].tolist())"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    identity, *vector = done.stdout.split()
+    assert identity == commit
+    np.testing.assert_allclose([float(x) for x in vector], encoder.encode_documents(["wing flow"])[0], atol=1e-6)
+
+
+def test_an_adapter_is_merged_when_the_model_is_loaded(tiny_model: Path, encoder: E2RankEncoder, tmp_path: Path):
+    """A LoRA adapter with random weights: the loaded model equals the base with W + scale * B A written into it."""
+    peft = pytest.importorskip("peft")
+    import torch
+    import yaml
+    from transformers import AutoModel
+
+    base = AutoModel.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(1)
+    settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, settings)
+    adapted.save_pretrained(tmp_path / "adapted" / "lora")
+    record = yaml.safe_load((tiny_model / "e2rank.yaml").read_text())
+    (tmp_path / "adapted" / "e2rank.yaml").write_text(
+        yaml.safe_dump({**record, "source": str(tiny_model), "adapter": "lora"})
+    )
+    ours = E2RankEncoder.load(str(tmp_path / "adapted"), device="cpu")
+    by_hand = AutoModel.from_pretrained(tiny_model, dtype=torch.float32)
+    for number, layer in enumerate(by_hand.layers):
+        lora = adapted.base_model.model.layers[number].self_attn.q_proj
+        delta = lora.lora_B["default"].weight @ lora.lora_A["default"].weight * (8 / 4)
+        layer.self_attn.q_proj.weight.data += delta.detach()
+    expected = plain.document_vector(by_hand, ours.tokens.tokenizer, "wing flow", max_length=48)
+    found = ours.encode_documents(["wing flow"])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found @ encoder.encode_documents(["wing flow"])[0] < 0.9999
+    assert ours.identity != encoder.identity
 
 
 def test_minilm_equals_mean_pooling_by_hand():

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2rank_pyserini.trec import read_qrels, read_run, read_topics, write_run
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.trec import read_qrels, read_run, write_run
 from e2rank_pyserini.types import E2RankError, Hit
 
 SCORES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=1, max_size=40)

@@ -18,20 +18,22 @@ K1, B = 0.9, 0.4  # Pyserini's defaults
 _BATCH = 1000
 
 
-def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 1, overwrite: bool = False) -> int:
+def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 1) -> int:
     """A Lucene index of `corpus` (positions, document vectors, raw JSON) at `directory`; returns how many documents.
 
     One text field, title and text, as Pyserini's flat BEIR indexes have it. Built aside and renamed.
+    Lucene takes no empty document: those are left out, and their number is said on stderr.
     """
-    if directory.exists() and not overwrite:
-        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
+    if directory.exists():
+        raise E2RankError(f"{directory}: exists already")
     java.start()
     staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
     try:
         with java.quiet():
             count = _add_all(corpus, staging, threads)
-        if directory.exists():
-            shutil.rmtree(directory)
+            held = lucene_searcher(str(staging)).num_docs
+        if held != count:
+            raise E2RankError(f"{directory}: Lucene took {held} of {count} documents; its log above says why")
         staging.rename(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -41,15 +43,20 @@ def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 
 def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
     from pyserini.index.lucene import LuceneIndexer
 
-    count = 0
+    count, empty = 0, 0
     arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw"]
     indexer = LuceneIndexer(args=arguments, threads=threads)
     for document in tqdm(corpus, unit=" documents", desc="bm25 index", disable=None, file=sys.stderr):
         contents = document_text(document.title, document.text, "{title} {text}")
+        if not contents:
+            empty += 1
+            continue
         fields = {"id": document.docid, "contents": contents, "title": document.title, "text": document.text}
         indexer.add_doc_raw(json.dumps(fields))
         count += 1
     indexer.close()
+    if empty:
+        print(f"bm25 index: {empty} empty documents left out", file=sys.stderr)
     return count
 
 

@@ -1,5 +1,6 @@
-"""Our model behind Pyserini's two encoder interfaces, and their registration."""
+"""Our model behind Pyserini's two encoder interfaces. Importing this room imports Pyserini (and starts the JVM)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,29 +9,46 @@ from numpy.typing import NDArray
 
 from e2rank_pyserini import java
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.pyserini.options import KEY, Asked, check_dimension, document_spec, query_spec
 from e2rank_pyserini.types import Vectors
 
 java.start()
-from pyserini.encode import DocumentEncoder, QueryEncoder, document_encoder_class_map, query_encoder_class_map  # noqa: E402  # noqa: E402
-
-KEY = "e2rank"
+from pyserini.encode import (  # noqa: E402
+    DocumentEncoder,
+    QueryEncoder,
+    document_encoder_class_map,
+    query_encoder_class_map,
+)
 
 
 class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
-    """What `pyserini.encode` constructs as `cls(model_name=, device=)`."""
+    """What `pyserini.encode` constructs as `cls(model_name=, device=)`.
 
-    def __init__(self, model_name: str, device: str = "cpu", **options: Any) -> None:
-        self.encoder = E2RankEncoder.load(model_name, device=device, **options)
+    `asked` holds what the user typed and Pyserini does not hand on; other keywords that Pyserini passes for other
+    classes (it matches substrings of the path) say nothing that the user chose and are not read.
+    """
 
-    def encode(self, texts: Sequence[str | None], **_: Any) -> Vectors:
-        """n texts -> (n, dim); a missing text is the empty text."""
-        return self.encoder.encode_documents([text or "" for text in texts])
+    def __init__(self, model_name: str, device: str = "cpu", asked: Asked | None = None, **_: Any) -> None:
+        asked = asked or Asked()
+        self.prefix = asked.prefix or ""
+        dtype = "bfloat16" if asked.bfloat16 else None
+        self.encoder = E2RankEncoder.load(document_spec(model_name, asked), device=device, dtype=dtype)
+        check_dimension(model_name, self.encoder.dim, asked)
+
+    def encode(self, texts: Sequence[str | None], titles: Sequence[str | None] | None = None, **_: Any) -> Vectors:
+        """n texts (and, where Pyserini was given `--fields title text`, titles) -> (n, dim).
+
+        A missing text is the empty text; title and text are joined as `e2rank index` joins them.
+        """
+        rows = zip(titles or [None] * len(texts), texts, strict=True)
+        return self.encoder.encode_documents([self.prefix + " ".join(filter(None, row)) for row in rows])
 
 
 class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
-    """What Pyserini's searchers construct as `cls(encoder_dir=, device=, prefix=, …)`.
+    """What Pyserini's searchers construct as `cls(encoder_dir=, device=, prefix=, fp16=, …)`.
 
-    `task` (or Pyserini's `prefix`) is the retrieval task of the query prompt; default: the web search task.
+    `prefix`, as in Pyserini, is put before the query; it replaces the instruction. `task` (default: web search) is
+    the retrieval task of the instruction.
     """
 
     def __init__(
@@ -40,12 +58,15 @@ class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
         device: str = "cpu",
         prefix: str | None = None,
         task: str | None = None,
-        **options: Any,
+        fp16: bool = False,
+        asked: Asked | None = None,
+        **_: Any,
     ) -> None:
         super().__init__()
-        options.pop("fp16", None)
-        self.task = task or prefix
-        self.encoder = E2RankEncoder.load(encoder_dir, device=device, **options)
+        asked = asked or Asked(prefix=prefix, bfloat16=fp16, refused=_no_tokenizer(tokenizer_name))
+        self.task = task
+        dtype = "bfloat16" if asked.bfloat16 else None
+        self.encoder = E2RankEncoder.load(query_spec(encoder_dir, asked), device=device, dtype=dtype)
         self.has_model = True
 
     def encode(self, query: str, **_: Any) -> NDArray[np.float32]:
@@ -58,12 +79,19 @@ class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
         return self.encoder.encode_queries(list(queries), self.task)
 
 
-def register() -> None:
-    """Put our classes first in Pyserini's two maps, in place: the first key that is a substring of a path wins."""
+def _no_tokenizer(name: str | None) -> str | None:
+    return None if name is None else f"--tokenizer {name}: the tokenizer comes with the model"
+
+
+def register(asked: Asked | None = None) -> None:
+    """Put our classes first in Pyserini's two maps, in place: the first key that is a substring of a path wins.
+
+    `asked` binds what the user typed to them. Doing it again replaces the former registration.
+    """
     for classes, ours in (
         (document_encoder_class_map, E2RankDocumentEncoder),
         (query_encoder_class_map, E2RankQueryEncoder),
     ):
         others = {key: value for key, value in classes.items() if key != KEY}
         classes.clear()
-        classes.update({KEY: ours, **others})
+        classes.update({KEY: functools.partial(ours, asked=asked) if asked else ours, **others})

@@ -1,0 +1,116 @@
+"""What a command line names, found and opened: data set, corpus, topics, task, index, model."""
+
+import dataclasses
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from e2rank_pyserini import catalog
+from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.datasets import Dataset, dataset
+from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.types import E2RankError, Topics
+
+if TYPE_CHECKING:
+    from e2rank_pyserini.encoder import E2RankEncoder
+    from e2rank_pyserini.index import DenseIndex
+
+
+def named_dataset(arguments: Namespace) -> Dataset | None:
+    return dataset(arguments.dataset, arguments.split) if arguments.dataset else None
+
+
+def corpus_source(arguments: Namespace, data: Dataset | None) -> str:
+    if arguments.corpus:
+        return str(arguments.corpus)
+    if data is None:
+        raise E2RankError("name the documents with --corpus PATH or --dataset")
+    return data.corpus()
+
+
+def topics_of(arguments: Namespace, data: Dataset | None) -> Topics:
+    if arguments.topics:
+        return read_topics(Path(arguments.topics))
+    if data is None:
+        raise E2RankError("name the queries with --topics FILE or --dataset")
+    return data.topics()
+
+
+def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
+    """The reranking task and what the list is called."""
+    if arguments.task == "generic":
+        return RERANK_TASK, arguments.noun or "Documents"
+    if arguments.task != "dataset":
+        return arguments.task, arguments.noun or "Documents"
+    if data is None:
+        raise E2RankError("--task dataset needs --dataset")
+    return data.spec.rerank_task, arguments.noun or data.spec.noun
+
+
+def opened_index(arguments: Namespace) -> "DenseIndex":
+    from e2rank_pyserini.index import DenseIndex, faiss_module
+
+    opened = DenseIndex(Path(arguments.index))
+    if arguments.threads:
+        faiss_module().omp_set_num_threads(arguments.threads)
+    return opened
+
+
+def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None") -> "E2RankEncoder":
+    """The model that was asked for, else the one the index was built with."""
+    from e2rank_pyserini.encoder import E2RankEncoder
+
+    if arguments.encoder:
+        spec = catalog.model(arguments.encoder, arguments.like)
+    elif opened is not None and opened.built_with is not None:
+        spec = catalog.model_of_sidecar(opened.built_with, str(opened.directory))
+    else:
+        raise E2RankError(f"{arguments.index}: was not built by e2rank index; name its model with --encoder")
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    lengths = {"document": arguments.max_length, "query": arguments.query_length, "prompt": arguments.prompt_length}
+    changed = dataclasses.replace(spec.lengths, **{key: value for key, value in lengths.items() if value})
+    variant = getattr(arguments, "prompt", None) or spec.prompt
+    return E2RankEncoder.load(
+        dataclasses.replace(spec, lengths=changed, prompt=variant),
+        device=arguments.device,
+        dtype=arguments.dtype,
+        batch_tokens=arguments.batch_tokens,
+    )
+
+
+def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Namespace, data: Dataset | None) -> None:
+    """Refuse an index of another model: by its sidecar, or by encoding one of its documents again."""
+    opened.check_model({**dataclasses.asdict(encoder.spec), "identity": encoder.identity}, encoder.dim)
+    if opened.built_with is not None:
+        return
+    if not arguments.corpus and data is None:
+        print(
+            f"e2rank {arguments.command}: {opened.directory} does not say which model built it, and without a corpus "
+            "that cannot be checked",
+            file=sys.stderr,
+        )
+        return
+    docid = opened.docids[0]
+    found = corpora.find(corpus_source(arguments, data), [docid])
+    if docid not in found:
+        raise E2RankError(f"{opened.directory}: its document {docid} is not in the corpus")
+    text = document_text(found[docid].title, found[docid].text, document_template(opened, data))
+    stored, _ = opened.vectors([docid])
+    likeness = float(stored[0] @ encoder.encode_documents([text])[0])
+    encoder.tally.documents -= 1
+    if likeness < 0.99:
+        raise E2RankError(
+            f"{opened.directory}: document {docid} encoded by {encoder.spec.name} has cosine "
+            f"{likeness:.3f} with its stored vector; it was built with another model or from other text"
+        )
+
+
+def document_template(opened: "DenseIndex", data: Dataset | None) -> str:
+    if opened.sidecar is not None:
+        return str(opened.sidecar.get("document_template", "{title} {text}"))
+    return data.spec.document if data else "{title} {text}"

@@ -1,0 +1,102 @@
+"""What a user typed to one of Pyserini's programs that Pyserini does not hand on to third-party encoders.
+
+Pyserini constructs such an encoder from the model and the device alone. Each option here is honoured or refused with
+a word, never ignored. A leaf: it imports nothing of Pyserini's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from e2rank_pyserini.catalog import ModelSpec, model
+from e2rank_pyserini.types import E2RankError
+
+KEY = "e2rank"
+_SAME = {"eos": "last"}  # Pyserini's other word for a pooling
+_REFUSED = {
+    "--add-sep": "E2Rank has no separator token",
+    "--multimodal": "E2Rank encodes text only",
+    "--explicit-truncate": "E2Rank always truncates before it appends EOS",
+    "--instruction-config": "the instruction is the query template; give another with --query-prefix",
+    "--tokenizer": "the tokenizer comes with the model",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The options as typed; None where they were not."""
+
+    max_length: int | None = None
+    pooling: str | None = None
+    prefix: str | None = None
+    bfloat16: bool = False
+    dimension: int | None = None
+    refused: str | None = None
+
+
+def asked(words: Sequence[str]) -> Asked:
+    """Read the options out of a command line of pyserini.encode, encode.query, search.faiss or search.hybrid."""
+    to_faiss = "--to-faiss" in words
+    dimension = _value(words, "--dimension")
+    length = _value(words, "--max-length")
+    refused = next((f"{option}: {reason}" for option, reason in _REFUSED.items() if option in words), None)
+    return Asked(
+        max_length=int(length) if length is not None and length.isdigit() else None,
+        pooling=_value(words, "--pooling"),
+        prefix=next(
+            (
+                found
+                for option in ("--query-prefix", "--prefix", "--prefx")
+                if (found := _value(words, option)) is not None
+            ),
+            None,
+        ),
+        bfloat16="--fp16" in words,
+        dimension=(int(dimension) if dimension and dimension.isdigit() else 768) if to_faiss else None,
+        refused=refused,
+    )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a model name or path is E2Rank's by Pyserini's own rule: it holds our key."""
+    return KEY in name.lower()
+
+
+def document_spec(name: str, options: Asked) -> ModelSpec:
+    """The model's record with what was asked for documents: --max-length is a document's."""
+    spec = _checked(name, options)
+    lengths = dataclasses.replace(spec.lengths, document=options.max_length or spec.lengths.document)
+    return dataclasses.replace(spec, lengths=lengths)
+
+
+def query_spec(name: str, options: Asked) -> ModelSpec:
+    """The record with what was asked for queries: --max-length is a query's, a prefix replaces the instruction."""
+    spec = _checked(name, options)
+    lengths = dataclasses.replace(spec.lengths, query=options.max_length or spec.lengths.query)
+    query = spec.query if options.prefix is None else options.prefix + "{query}"
+    return dataclasses.replace(spec, lengths=lengths, query=query)
+
+
+def check_dimension(name: str, dim: int, options: Asked) -> None:
+    """Pyserini makes the index before it sees a vector, of 768 dimensions unless told: stop before it breaks."""
+    if options.dimension is not None and options.dimension != dim:
+        raise E2RankError(f"--dimension {options.dimension}: model {name} makes {dim}; say --dimension {dim}")
+
+
+def _checked(name: str, options: Asked) -> ModelSpec:
+    spec = model(name)
+    if options.refused is not None:
+        raise E2RankError(options.refused)
+    if options.pooling is not None and _SAME.get(options.pooling, options.pooling) != spec.pooling:
+        raise E2RankError(f"--pooling {options.pooling}: model {name} is pooled by {spec.pooling}")
+    return spec
+
+
+def _value(words: Sequence[str], option: str) -> str | None:
+    """The word after an option, or after its `=`; the last one typed."""
+    found = None
+    for number, word in enumerate(words):
+        if word == option and number + 1 < len(words):
+            found = words[number + 1]
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found

@@ -1,0 +1,185 @@
+"""Topics in every form that Pyserini reads, and BEIR's. Told apart by content; ids stay strings."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.types import E2RankError, Topics
+
+Rows = Iterator[tuple[int, str, str]]  # line (0: unknown), qid, query
+
+
+def read_topics(path: Path) -> Topics:
+    """Topics from TSV, JSON, JSONL (BEIR's too), TREC `<top>`, track XML `<topic>` or CACM `<DOC>`; `.gz` too.
+
+    The query is the one that Pyserini takes: the second column, the title. Raises E2RankError with file and line for
+    a topic without id or query, for an id with a blank or twice, and for a file that is none of these.
+    """
+    text = "\n".join(read_lines(path))
+    if kind := re.search(r"<(top|topic|doc)[\s>]", text, re.I) if text.lstrip().startswith("<") else None:
+        rows = {"top": _trec, "topic": _xml, "doc": _cacm}[kind[1].lower()](text, path)
+    elif text.lstrip().startswith("{"):
+        rows = _json(text, path)
+    else:
+        rows = _tsv(text, path)
+    topics: Topics = {}
+    for number, qid, query in rows:
+        where = f"{path}:{number}" if number else f"{path}"
+        _check_unicode(qid + query, where)
+        if qid.split() != [qid]:
+            raise E2RankError(f"{where}: expected a query id without blanks, got {qid!r}")
+        if not query.strip():
+            raise E2RankError(f"{where}: the query of topic {qid} is empty")
+        if qid in topics:
+            raise E2RankError(f"{where}: topic {qid} appears twice")
+        topics[qid] = query.strip()
+    if not topics:
+        raise E2RankError(f"{path}: no topics found")
+    return topics
+
+
+def _tsv(text: str, path: Path) -> Rows:
+    """`qid<TAB>query`; further columns are left out, as Pyserini does."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        qid, *columns = line.split("\t")
+        if not columns:
+            raise E2RankError(f"{path}:{number}: expected `qid<TAB>query`, got no tab")
+        if number == 1 and qid in ("query-id", "qid", "_id"):
+            continue
+        yield number, qid.strip(), columns[0]
+
+
+def _json(text: str, path: Path) -> Rows:
+    """One object `{qid: {"title": …}}`, or a line a topic: `{"_id"|"qid"|"id": …, "title"|"text"|"query": …}`."""
+    try:
+        whole = json.loads(text, object_pairs_hook=list)  # a list of pairs, so that an id that comes twice is seen
+    except (ValueError, RecursionError):
+        whole = None
+    if whole and all(isinstance(value, list) and all(isinstance(pair, tuple) for pair in value) for _, value in whole):
+        for qid, fields in whole:
+            yield 0, qid, _field(dict(fields), ("title", "text", "query"), f"{path}: topic {qid}")
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = parse_object(line, where)
+        query = _field(row, ("title", "text", "query", "input"), where)
+        yield number, _field(row, ("_id", "qid", "id", "query_id"), where), query
+
+
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """A line of JSON as an object; E2RankError when it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise E2RankError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise E2RankError(f"{where}: expected an object, got {type(row).__name__}")
+    if "\\u" in line:  # only an escape can name half a surrogate pair
+        _check_unicode(json.dumps(row, ensure_ascii=False), where)
+    return row
+
+
+def _check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise E2RankError(f"{where}: holds half of a surrogate pair, which is no character") from error
+
+
+def _field(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
+    values = [row[name] for name in names if isinstance(row.get(name), str | int) and not isinstance(row[name], bool)]
+    if not values:
+        raise E2RankError(
+            f"{where}: expected one of the fields {', '.join(names)} as text, got {', '.join(row) or 'none'}"
+        )
+    return str(next((value for value in values if str(value).strip()), values[0]))
+
+
+_NUMBER = re.compile(r"<num>\s*(?:Number:)?\s*([^\s<]+)", re.I)
+_TITLE = re.compile(r"<title>\s*(?:Topic:)?\s*(.*?)\s*(?=<|\Z)", re.I | re.S)
+_DOCNO = re.compile(r"\s*<DOCNO>\s*([^\s<]+)\s*</DOCNO>(.*)", re.I | re.S)
+
+
+def _trec(text: str, path: Path) -> Rows:
+    """`<top><num> Number: …<title> …`, its tags rarely closed: not XML."""
+    for line, body in _blocks(text, "top", path):
+        number, title = _NUMBER.search(body), _TITLE.search(body)
+        if number is None or title is None:
+            raise E2RankError(f"{path}:{line}: expected <num> and <title> in the topic")
+        yield line, number[1], " ".join(title[1].split())
+
+
+def _cacm(text: str, path: Path) -> Rows:
+    for line, body in _blocks(text, "DOC", path, closed=True):
+        match = _DOCNO.fullmatch(body)
+        if match is None:
+            raise E2RankError(f"{path}:{line}: expected <DOCNO> and a query in the topic")
+        yield line, match[1], " ".join(match[2].split())
+
+
+def _blocks(text: str, tag: str, path: Path, *, closed: bool = False) -> Iterator[tuple[int, str]]:
+    """The line and the content of every `<tag>`, up to its end (or, unless it must be closed, to the next one)."""
+    openings = list(re.finditer(rf"<{tag}\s*>", text, re.I))
+    for opening, end in zip(openings, [*(other.start() for other in openings[1:]), len(text)], strict=True):
+        line = text.count("\n", 0, opening.start()) + 1
+        body, close, _ = re.split(rf"(</{tag}\s*>|\Z)", text[opening.end() : end], maxsplit=1, flags=re.I)
+        if closed and not close:
+            raise E2RankError(f"{path}:{line}: <{tag}> is not closed")
+        yield line, body
+
+
+def _xml(text: str, path: Path) -> Rows:
+    """`<topic number="…"><query>` (or `<title>`) of the web, COVID and other tracks: real XML, topic by topic."""
+    topics, broken = _xml_topics(text)
+    for line, number, fields in topics:
+        query = fields.get("query", fields.get("title"))
+        if number is None:
+            raise E2RankError(f"{path}:{line}: expected a number in <topic>")
+        if query is None:
+            raise E2RankError(f"{path}:{line}: expected <query> or <title> in topic {number}")
+        yield line, number.strip(), " ".join(query.split())
+    if broken is not None:
+        line, reason = broken
+        raise E2RankError(f"{path}:{line}: not XML: {reason}")
+
+
+def _xml_topics(text: str) -> tuple[list[tuple[int, str | None, dict[str, str]]], tuple[int, str] | None]:
+    """(line, number, the texts of its children) of every whole topic; line and reason where the XML breaks off."""
+    topics: list[tuple[int, str | None, dict[str, str]]] = []
+    opened: list[tuple[int, str | None, dict[str, str]]] = []
+    path: list[str] = []
+    parser = expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        if tag == "topic":
+            opened.append((parser.CurrentLineNumber, attributes.get("number"), {}))
+            path.clear()
+        path.append(tag)
+
+    def data(characters: str) -> None:
+        if opened and len(path) > 1:
+            fields = opened[-1][2]
+            fields[path[1]] = fields.get(path[1], "") + characters
+
+    def end(tag: str) -> None:
+        if path:
+            path.pop()
+        if opened and tag == "query":
+            opened[-1][2].setdefault("query", "")
+        if tag == "topic":
+            topics.append(opened.pop())
+
+    parser.StartElementHandler, parser.CharacterDataHandler, parser.EndElementHandler = start, data, end
+    try:
+        parser.Parse(text, True)
+    except expat.ExpatError as error:
+        return topics, (opened[-1][0] if opened else error.lineno, expat.ErrorString(error.code))
+    return topics, None

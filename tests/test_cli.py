@@ -1,0 +1,142 @@
+"""The commands on good input: what they write, what they say, and that they agree with the functions."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.trec import read_qrels, read_run
+from tests.reference import plain
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rerank(toy_run: Path, beir: Path, tiny_index: Path, output: Path, *more: str) -> None:
+    words = ["--run", str(toy_run), "--dataset", str(beir), "--index", str(tiny_index), "--output", str(output)]
+    assert main(["rerank", *words, *more]) == 0
+
+
+@pytest.mark.parametrize("variant", ["paper", "card", "train"])
+def test_a_reranked_run_equals_the_reference(
+    toy_run: Path, beir: Path, tiny_index: Path, tiny_model: Path, tmp_path: Path, variant: str
+):
+    """From files to file: corpus, run and topics read here by hand, vectors by the plain reference."""
+    from transformers import AutoModel, AutoTokenizer
+
+    rerank(toy_run, beir, tiny_index, tmp_path / "out", "--prompt", variant, "--window", "4", "--depth", "12")
+    import torch
+
+    network = AutoModel.from_pretrained(tiny_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [json.loads(line) for line in (beir / "corpus.jsonl").read_text().splitlines()]
+    texts = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in rows}
+    vectors = {docid: plain.document_vector(network, tokenizer, text, max_length=48) for docid, text in texts.items()}
+    first_stage: dict[str, list[str]] = {}
+    for line in toy_run.read_text().splitlines():
+        first_stage.setdefault(line.split()[0], []).append(line.split()[2])
+    queries = {row["_id"]: row["text"] for row in map(json.loads, (beir / "queries.jsonl").read_text().splitlines())}
+    found = read_run(tmp_path / "out")
+    assert list(found) == list(first_stage)
+    for qid, docids in first_stage.items():
+        prompt = plain.prompt_vector(
+            network,
+            tokenizer,
+            queries[qid],
+            [texts[docid] for docid in docids[:4]],
+            task="Given a web search query and some relevant documents, rerank the documents that answer the query",
+            variant=variant,
+            document_length=48,
+            query_length=24,
+            prompt_length=512,
+        )
+        expected = plain.rerank(prompt, docids, vectors, 12)
+        assert [hit.docid for hit in found[qid]] == [docid for docid, _ in expected] + docids[12:]
+        for hit, (_, score) in zip(found[qid], expected, strict=False):
+            assert hit.score == pytest.approx(score, abs=2e-5)
+
+
+def test_rerank_by_query_is_the_dense_order(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
+    rerank(toy_run, beir, tiny_index, tmp_path / "out", "--by", "query", "--depth", "30")
+    dense, again = read_run(toy_run), read_run(tmp_path / "out")
+    assert {qid: [hit.docid for hit in hits] for qid, hits in dense.items()} == {
+        qid: [hit.docid for hit in hits] for qid, hits in again.items()
+    }
+
+
+def test_documents_that_the_index_lacks_are_counted(
+    toy_run: Path, beir: Path, tiny_model: Path, tiny_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join((beir / "corpus.jsonl").read_text().splitlines(keepends=True)[:25]))
+    words = ["--corpus", str(half), "--encoder", str(tiny_model), "--output", str(tmp_path / "index")]
+    assert main(["index", *words]) == 0
+    rerank(toy_run, beir, tmp_path / "index", tmp_path / "half.trec")
+    absent = {hit.docid for hits in read_run(toy_run).values() for hit in hits if int(hit.docid) >= 25}
+    assert f"{len(absent)} documents encoded on the fly" in capsys.readouterr().err
+    rerank(toy_run, beir, tiny_index, tmp_path / "full.trec")
+    assert (tmp_path / "half.trec").read_text() == (tmp_path / "full.trec").read_text()
+
+
+def test_the_task_reaches_the_prompt(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
+    rerank(toy_run, beir, tiny_index, tmp_path / "generic")
+    rerank(toy_run, beir, tiny_index, tmp_path / "other", "--task", "Sort them", "--noun", "Tweets")
+    assert (tmp_path / "generic").read_text() != (tmp_path / "other").read_text()
+
+
+def test_eval_prints_one_table_and_json(toy_run: Path, beir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["eval", "--dataset", str(beir), str(toy_run), str(toy_run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "nDCG@10", "MAP", "R@100", "MRR@10"]
+    assert len(lines) == 3
+    assert lines[1] == lines[2]
+    assert main(["eval", "--qrels", str(beir / "qrels" / "test.tsv"), "--json", str(toy_run)]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["topics"] == 6
+    qrels, run = read_qrels(beir / "qrels" / "test.tsv"), read_run(toy_run)
+    by_hand = [plain.ndcg(qrels[qid], [hit.docid for hit in run[qid]], 10) for qid in qrels]
+    assert values["nDCG@10"] == pytest.approx(sum(by_hand) / 6)
+
+
+def test_runs_keep_qids_and_topics_order(toy_run: Path, beir: Path):
+    assert list(read_run(toy_run)) == list(read_topics(beir / "queries.jsonl"))
+    assert toy_run.read_text().startswith("007 Q0 ")
+
+
+def test_the_same_command_gives_the_same_bytes(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
+    for name, tokens in (("a", "200"), ("b", "5000")):
+        rerank(toy_run, beir, tiny_index, tmp_path / name, "--batch-tokens", tokens)
+    first, second = read_run(tmp_path / "a"), read_run(tmp_path / "b")
+    for qid, hits in first.items():
+        assert [hit.docid for hit in hits] == [hit.docid for hit in second[qid]]
+
+
+def test_info(capsys: pytest.CaptureFixture[str]):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert "minilm" in out
+    assert "faiss-" in out
+    assert "java" in out
+
+
+def make(*words: str) -> str:
+    return subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_make_picks_the_model_by_data_set(tmp_path: Path):
+    carried, real = make("rerank"), make("rerank", "DATASET=trec-covid")
+    assert "--encoder minilm --output indexes/semanlink.minilm" in carried
+    assert "runs/semanlink.demo.minilm.dense.e2rank.trec" in carried
+    assert "--encoder e2rank-0.6b --output indexes/trec-covid.e2rank-0.6b" in real
+    assert "runs/trec-covid.bm25.e2rank-0.6b.e2rank.trec" in real
+
+
+def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, beir: Path):
+    printed = make("rerank", f"DATASET={beir}", "MODEL=minilm", f"RUN={toy_run}", "DEPTH=7", "WINDOW=3")
+    assert f"--run {toy_run} --index indexes/toy.minilm --depth 7 --window 3" in printed
+    assert "bm25" not in printed
+    assert "search" not in printed
