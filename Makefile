@@ -27,15 +27,16 @@ INDEX  := indexes/$(SET).$(NAME)
 LUCENE := indexes/$(SET).bm25
 DENSE  := runs/$(TOPICS).$(NAME).dense.trec
 BM25   := runs/$(TOPICS).bm25.trec
+HYBRID := runs/$(TOPICS).$(NAME).hybrid.trec
 FIRST  := $(if $(RUN),$(RUN),$(BM25) $(DENSE))
-# runs/X.trec -> runs/X.MODEL.e2rank.trec (the dense run bears the model's name already)
-again   = runs/$(patsubst %.dense,%.dense,$(basename $(notdir $(1))))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank.trec
+# runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of the model's own bears its name already)
+again   = runs/$(basename $(notdir $(1)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank.trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run)))
 FILES  := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz $(DATASET)/queries.jsonl)
 DATA   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank eval test lint clean
+.PHONY: help install index search bm25 rerank hybrid eval test lint clean
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -50,6 +51,9 @@ search: $(DENSE) ## dense first stage: a run in runs/
 bm25: $(BM25) ## BM25 first stage by Pyserini
 
 rerank: eval ## rerank RUN (default: the dense and the BM25 run) with MODEL, and print the table
+
+hybrid: ## BM25 + dense fused by Pyserini (reciprocal ranks), reranked, all in one table
+	$(MAKE) rerank RUN="$(BM25) $(DENSE) $(HYBRID)"
 
 eval: $(FIRST) $(RERANKED) ## one table for the first stages and their reranked runs
 	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run)))
@@ -85,6 +89,10 @@ $(DENSE): $(INDEX)/e2rank.json
 
 $(BM25): $(FILES) | $(READY)
 	$(E2RANK) bm25 $(DATA) --index $(LUCENE) --hits $(HITS) --output $@
+
+$(HYBRID): $(BM25) $(DENSE)
+	$(E2RANK) pyserini fusion --method rrf --runs $^ --output $@.part --runtag hybrid
+	mv $@.part $@
 
 define rerank_rule
 $(call again,$(1)): $(1) $$(INDEX)/e2rank.json

@@ -150,7 +150,8 @@ def file_of(name: str, file: str, revision: str | None = None) -> Path | None:
 def _family(name: str) -> str:
     config = file_of(name, "config.json")
     if config is None:
-        raise E2RankError(f"model {name}: it has no config.json")
+        there = "its directory" if Path(name).is_dir() else "no directory of this name, and the hub's cache"
+        raise E2RankError(f"model {name}: {there} has no config.json")
     try:
         return _by_type(json.loads(config.read_text(encoding="utf-8")).get("model_type"), name)
     except (OSError, ValueError, AttributeError) as error:

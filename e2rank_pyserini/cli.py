@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
+    _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser
 
@@ -119,6 +120,15 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")
+
+
+def _pyserini(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "module",
+        help="a program of Pyserini (encode, encode.query, search.faiss, search.hybrid, fusion, eval.trec_eval, …), or "
+        "install-hook, remove-hook, status: the hook lets plain `python -m pyserini.…` know E2Rank",
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="its own options")
 
 
 def _dataset(parser: argparse.ArgumentParser) -> None:

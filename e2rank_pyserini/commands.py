@@ -89,6 +89,7 @@ def bm25(arguments: Namespace) -> None:
         if not arguments.index:
             raise E2RankError("name the Lucene index to build with --index")
         if not Path(arguments.index).exists():
+            corpora.files(source)  # a corpus that is not there is told before Java starts
             build_lucene(corpora.documents(source), Path(arguments.index), threads=arguments.threads)
         source = arguments.index
     run = search_lucene(source, topics, hits=arguments.hits, threads=arguments.threads)
@@ -189,6 +190,22 @@ def eval(arguments: Namespace) -> None:
     else:
         print(table(rows))
         print(f"{len(qrels)} judged topics, values in percent", file=sys.stderr)
+
+
+def pyserini(arguments: Namespace) -> None:
+    """One of Pyserini's programs, or the hook for unmodified commands."""
+    from e2rank_pyserini.pyserini import pth
+
+    if arguments.module == "install-hook":
+        print("\n".join(f"wrote {path}" for path in pth.install()))
+    elif arguments.module == "remove-hook":
+        print("\n".join(f"removed {path}" for path in pth.remove()) or "there was no hook")
+    elif arguments.module == "status":
+        print("the hook is installed" if pth.installed() else "the hook is not installed")
+    else:
+        from e2rank_pyserini.pyserini.runner import run
+
+        run(arguments.module, arguments.words)
 
 
 def info(arguments: Namespace) -> None:

@@ -152,13 +152,7 @@ def test_run(tmp_path: Path, refused: Refused, command: str, name: str, content:
             ("unknown-qid", "012 Q0", "999 Q0", "", "query 999: in the run but not in the topics"),
             ("unknown-qid-by-query", "012 Q0", "999 Q0", "--by query", "query 999: in the run but not in the topics"),
             ("unknown-docid", " 1 ", "nowhere 1 ", "", "nowhere: in the run but not in the corpus"),
-            (
-                "unknown-docid-by-query",
-                " 30 ",
-                "nowhere 30 ",
-                "--by query",
-                "nowhere: in the run but not in the corpus",
-            ),
+            ("unknown-docid-by-query", " 30 ", "nowhere 30 ", "--by query", "nowhere: in the run but not in the"),
             ("unknown-docid-below-window", " 30 ", "nowhere 30 ", "", "nowhere: in the run but not in the corpus"),
         ]
     ),
@@ -256,7 +250,9 @@ def test_corpus_when_reranking(tmp_path: Path, beir: Path, toy_run: Path, refuse
 
 BEIR = '{"_id": "1", "text": "wing flow"}\n'
 TREC = "<top>\n<num> Number: 1\n<title> wing flow\n<desc> Description:\nmore\n</top>\n"
-WEB = '<topics>\n<topic number="1" type="faceted">\n<query>wing flow</query>\n</topic>\n'
+WEB_TOPIC = '<topic number="1" type="faceted">\n<query>wing flow</query>\n</topic>\n'
+UNNUMBERED = "<topic>\n<query>shock</query>\n</topic>\n"
+WEB = f"<topics>\n{WEB_TOPIC}</topics>\n"
 CACM = "<DOC>\n<DOCNO> 1 </DOCNO>\nwing flow\n</DOC>\n"
 TOPICS = [
     ("empty", "t.tsv", "", "t.tsv: no topics"),
@@ -289,11 +285,13 @@ TOPICS = [
     ("trec-without-num", "t.trec", TREC + "<top>\n<title> wing\n</top>\n", "t.trec:7: expected <num> and"),
     ("trec-empty-title", "t.trec", "<top>\n<num> 1\n<title>\n<desc> x\n</top>\n", "t.trec:1: the query of topic 1"),
     ("trec-duplicate-num", "t.trec", TREC + TREC, "t.trec:7: topic 1 appears twice"),
-    ("web-without-query", "t.xml", WEB + '<topic number="2">\n</topic>\n</topics>\n', "t.xml:5: expected <query>"),
-    ("web-without-number", "t.xml", WEB + "<topic>\n<query>x</query>\n</topic>\n</topics>\n", "t.xml:5: "),
-    ("web-half-a-topic", "t.xml", WEB + '<topic number="2">\n<query>sho', "t.xml:5: "),
-    ("web-empty-query", "t.xml", WEB.replace("wing flow", ""), "t.xml:2: the query of topic 1 is empty"),
-    ("web-duplicate-number", "t.xml", WEB + WEB.split("\n", 1)[1], "t.xml:5: topic 1 appears twice"),
+    ("web-without-query", "t.xml", WEB.replace("query>", "narrative>"), "topic 1"),
+    ("web-without-number", "t.xml", WEB.replace("number=", "n="), "number"),
+    ("web-second-without-number", "t.xml", WEB.replace("</topics>", f"{UNNUMBERED}</topics>"), "number"),
+    ("web-half-a-topic", "t.xml", WEB.replace("</topics>", WEB_TOPIC[:40]), "t.xml:"),
+    ("web-not-closed", "t.xml", WEB.replace("</topics>", ""), "t.xml:"),
+    ("web-empty-query", "t.xml", WEB.replace("wing flow", ""), "the query of topic 1 is empty"),
+    ("web-duplicate-number", "t.xml", WEB.replace(WEB_TOPIC, WEB_TOPIC * 2), "topic 1 appears twice"),
     ("cacm-without-docno", "t.xml", CACM + "<DOC>\nshock\n</DOC>\n", "t.xml:5: "),
     ("cacm-half-a-topic", "t.xml", CACM + "<DOC>\n<DOCNO> 2 </DOCNO>\nsho", "t.xml:5: "),
     ("cacm-empty-query", "t.xml", CACM.replace("wing flow", ""), "t.xml:1: the query of topic 1 is empty"),
@@ -704,8 +702,8 @@ def unjudged(place: Path) -> None:
 
 
 FOLDERS = [
-    ("no-corpus", "corpus.jsonl", "index --dataset {tmp}/toy --encoder {model} --output {out}", "{tmp}/toy: expected"),
-    ("no-queries", "queries.jsonl", "search --dataset {tmp}/toy --index {index} --output {out}", "queries.jsonl"),
+    ("no-corpus", "corpus.jsonl", INDEX.replace("--corpus {beir}", "--dataset {tmp}/toy"), "corpus.jsonl"),
+    ("no-queries", "queries.jsonl", SEARCH.replace("{beir}", "{tmp}/toy"), "queries.jsonl"),
     ("no-qrels", "qrels/test.tsv", "eval --dataset {tmp}/toy {run}", "{tmp}/toy/qrels/test.tsv: no such file"),
 ]
 

@@ -1,0 +1,92 @@
+"""The listwise prompt for users of Pyserini's searchers: as a pseudo-relevance-feedback rule, and on hit objects."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from e2rank_pyserini import java
+from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.reranking import DEPTH, WINDOW, rerank, texts_needed
+from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
+
+java.start()
+from pyserini.search.faiss._prf import DenseVectorPrf  # noqa: E402
+
+
+class Scored(Protocol):
+    """A hit of LuceneSearcher or FaissSearcher."""
+
+    docid: str
+    score: float
+
+
+class E2RankPrf(DenseVectorPrf):  # type: ignore[misc]
+    """The model as a PRF rule, with the interface of Pyserini's `DenseVectorAncePrf`: it reads queries and texts.
+
+    `texts` gives a document's text by docid, or is a LuceneSearcher on an index with raw texts. The vector that comes
+    back is the enhanced query, for another search of the same FaissSearcher.
+    """
+
+    def __init__(
+        self, encoder: Encoder, texts: Mapping[str, str] | Any, *, task: str = RERANK_TASK, noun: str = "Documents"
+    ) -> None:
+        super().__init__()
+        self.encoder, self.texts, self.task, self.noun = encoder, texts, task, noun
+
+    def get_prf_q_emb(self, query: str, prf_candidates: Sequence[Scored]) -> Vectors:
+        """One query and its first hits -> (1, dim)."""
+        return self.encoder.encode_prompts([self._prompt(query, prf_candidates)])
+
+    def get_batch_prf_q_emb(
+        self, topics: Sequence[str], topic_ids: Sequence[str], prf_candidates: Mapping[str, Sequence[Scored]]
+    ) -> Vectors:
+        """n queries, their ids, and the first hits by id -> (n, dim)."""
+        prompts = [self._prompt(query, prf_candidates[qid]) for query, qid in zip(topics, topic_ids, strict=True)]
+        return self.encoder.encode_prompts(prompts)
+
+    def _prompt(self, query: str, hits: Sequence[Scored]) -> ListwisePrompt:
+        return ListwisePrompt(query, tuple(_text(self.texts, hit) for hit in hits), self.task, self.noun)
+
+
+def rerank_hits(
+    query: str,
+    hits: Sequence[Scored],
+    index: VectorStore,
+    encoder: Encoder,
+    texts: Mapping[str, str] | Any = None,
+    *,
+    task: str = RERANK_TASK,
+    noun: str = "Documents",
+    depth: int = DEPTH,
+    window: int = WINDOW,
+    cut: bool = False,
+) -> list[Hit]:
+    """Pyserini's hits of one query, reranked; `reranking.rerank` says what it promises and raises.
+
+    `texts` as for E2RankPrf. Hits of a LuceneSearcher on an index with raw texts carry their own.
+    """
+    run = {"": [Hit(hit.docid, float(hit.score)) for hit in hits]}
+    wanted = texts_needed(run, index, depth=depth, window=window)
+    read = {hit.docid: _text(texts, hit) for hit in hits if hit.docid in wanted}
+    window = min(window, depth)
+    return rerank(run, {"": query}, read, index, encoder, task=task, noun=noun, depth=depth, window=window, cut=cut)[""]
+
+
+def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
+    """A hit's text: from the mapping, from the searcher's stored document, or from the hit's own."""
+    if isinstance(texts, Mapping):
+        if hit.docid not in texts:
+            raise E2RankError(f"document {hit.docid}: among the hits but not among the texts")
+        return texts[hit.docid]
+    stored = texts.doc(hit.docid) if texts is not None else None
+    raw = stored.raw() if stored is not None else _own_raw(hit)
+    if raw is None:
+        raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
+    row = json.loads(raw)
+    return document_text(row.get("title") or "", row["text"] if "text" in row else row["contents"], "{title} {text}")
+
+
+def _own_raw(hit: Any) -> str | None:
+    document = getattr(hit, "lucene_document", None)
+    raw: str | None = document.get("raw") if document is not None else None
+    return raw

@@ -1,0 +1,140 @@
+"""Make Pyserini's own programs know E2Rank: one import hook serves the runner, the `.pth` and the library.
+
+`attach(words)` changes nothing until Pyserini loads a module that has to be told, and then tells it. `words` is the
+command line of the Pyserini program that runs, for the options that Pyserini does not hand on (see options.py).
+"""
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+from e2rank_pyserini import java
+from e2rank_pyserini.pyserini.options import KEY, Asked, asked, is_ours
+
+TESTED = ((1, 6), (2, 4))  # from the first up to, not including, the second
+_QUERY_ENCODERS = (
+    "AnceQueryEncoder", "ArcticQueryEncoder", "AutoQueryEncoder", "CosDprQueryEncoder", "DprQueryEncoder",
+    "DseQueryEncoder", "MMEBQueryEncoder", "OpenAiQueryEncoder", "SpladeQueryEncoder", "TctColBertQueryEncoder",
+    "UniCoilQueryEncoder",
+)  # fmt: skip
+
+
+def attach(module: str = "", words: Sequence[str] = ()) -> None:
+    """Find a Java, and tell Pyserini's modules about E2Rank as they load (those already loaded at once).
+
+    `module` is the Pyserini program that runs ("encode.query"), "" for library use.
+    """
+    java.start()
+    _check_version()
+    if module:
+        _allow_encoder_class()
+    told = {
+        "pyserini.encode": lambda loaded: _tell_encode(loaded, module, asked(words)),
+        "pyserini.search.faiss._searcher": _tell_searcher,
+        "pyserini.trectools": _tell_trectools,
+    }
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]
+    sys.meta_path.insert(0, _AfterImport(told))
+    for name, tell in told.items():
+        if name in sys.modules:
+            tell(sys.modules[name])
+
+
+class _AfterImport:
+    """Finds what Python finds anyway, and calls a function on the module once it has been executed."""
+
+    def __init__(self, told: dict[str, Callable[[ModuleType], None]]) -> None:
+        self.told = told
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        tell = self.told.get(name)
+        spec = PathFinder.find_spec(name, path, target) if tell is not None else None
+        if tell is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_tell(module: ModuleType) -> None:
+            execute(module)
+            tell(module)
+
+        spec.loader.exec_module = execute_and_tell  # type: ignore[method-assign]
+        return spec
+
+
+def _tell_encode(package: ModuleType, module: str, options: Asked) -> None:
+    """Our classes first in both maps; for encode.query, which ignores the maps, in the place of the others."""
+    from e2rank_pyserini.pyserini.encoders import E2RankQueryEncoder, register
+
+    register(options if module else None)
+    if module == "encode.query":
+        for name in _QUERY_ENCODERS:
+            setattr(package, name, _ours_or(getattr(package, name), E2RankQueryEncoder, options))
+
+
+def _ours_or(theirs: Any, ours: Any, options: Asked) -> Callable[..., Any]:
+    def make(encoder: str, *words: Any, **named: Any) -> Any:
+        if is_ours(encoder):
+            return ours(encoder, device=named.get("device", "cpu"), asked=options)
+        return theirs(encoder, *words, **named)
+
+    return make
+
+
+def _tell_searcher(module: ModuleType) -> None:
+    """`FaissSearcher(directory, "name")` chooses by name and ignores the maps."""
+    theirs = module.FaissSearcher._init_encoder_from_str
+    if hasattr(theirs, "e2rank"):
+        return
+
+    def choose(encoder: str) -> Any:
+        if not is_ours(encoder):
+            return theirs(encoder)
+        from e2rank_pyserini.pyserini.encoders import E2RankQueryEncoder
+
+        return E2RankQueryEncoder(encoder)
+
+    choose.e2rank = True  # type: ignore[attr-defined]
+    module.FaissSearcher._init_encoder_from_str = staticmethod(choose)
+
+
+def _tell_trectools(module: ModuleType) -> None:
+    """Pyserini reads the query ids of a run as numbers: fusion then writes 007 as 7."""
+    import pandas
+
+    def read_run(self: Any, filepath: str, resort: bool = False) -> None:
+        kinds = {"topic": "str", "q0": "str", "docid": "str", "score": "float", "tag": "str"}
+        self.run_data = pandas.read_csv(
+            filepath, sep=r"\s+", names=module.TrecRun.columns, dtype=kinds, keep_default_na=False
+        )
+        if resort:
+            self.run_data.sort_values(["topic", "score"], inplace=True, ascending=[True, False])
+            self.run_data["rank"] = self.run_data.groupby("topic")["score"].rank(ascending=False, method="first")
+
+    module.TrecRun.read_run = read_run
+
+
+def _allow_encoder_class() -> None:
+    """Pyserini's programs list the values of --encoder-class: add ours."""
+    add = argparse._ActionsContainer.add_argument
+    if hasattr(add, "e2rank"):
+        return
+
+    def add_argument(self: Any, *names: Any, **options: Any) -> Any:
+        if "--encoder-class" in names and options.get("choices"):
+            options["choices"] = [*options["choices"], KEY]
+        return add(self, *names, **options)
+
+    add_argument.e2rank = True  # type: ignore[attr-defined]
+    argparse._ActionsContainer.add_argument = add_argument  # type: ignore[method-assign]
+
+
+def _check_version() -> None:
+    version = importlib.metadata.version("pyserini")
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    if not TESTED[0] <= numbers < TESTED[1]:
+        print(f"e2rank: Pyserini {version} is outside the tested range, 1.6 up to 2.3; look at what it writes",
+              file=sys.stderr)  # fmt: skip

@@ -1,0 +1,259 @@
+"""Pyserini's own programs, by our runner and unmodified under the hook: the same index, the same runs, nothing ignored.
+
+The model lies in a directory whose name holds three keywords of Pyserini's (ance, dse and, first, ours).
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.pyserini.options import Asked, asked, document_spec, query_spec
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.trec import read_run
+from e2rank_pyserini.types import E2RankError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def program(python: str | Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([str(python), *words], capture_output=True, text=True, env=environment, check=False)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def runner(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return program(sys.executable, "-m", "e2rank_pyserini", "pyserini", *words, check=check)
+
+
+@pytest.fixture(scope="module")
+def model_path(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("p") / "finance" / "advanced" / "e2rank-dse"
+    shutil.copytree(tiny_model, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def topics_file(beir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Topics as Pyserini reads them; ids that are no numbers, since its reader would make 7 of 007."""
+    path = tmp_path_factory.mktemp("t") / "topics.tsv"
+    path.write_text("".join(f"q{qid}\t{query}\n" for qid, query in read_topics(beir / "queries.jsonl").items()))
+    return path
+
+
+def encode_words(beir: Path, model: Path, output: Path) -> list[str]:
+    fields = ["--fields", "title", "text"]
+    return [
+        *["input", "--corpus", str(beir / "corpus.jsonl"), *fields],
+        *["output", "--embeddings", str(output), "--to-faiss"],
+        *["encoder", "--encoder", str(model), *fields, "--device", "cpu", "--dimension", "64", "--batch-size", "7"],
+    ]
+
+
+def search_words(index: Path, model: Path, topics: Path, output: Path) -> list[str]:
+    words = ["--index", str(index), "--encoder", str(model), "--topics", str(topics), "--output", str(output)]
+    return [*words, "--hits", "20", "--threads", "2"]
+
+
+@pytest.fixture(scope="module")
+def hooked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a virtual environment of its own, with this one's packages, in which the hook is installed."""
+    place = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    packages = next(place.glob("lib/python*/site-packages"))
+    (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    python = place / "bin" / "python"
+    assert "not installed" in program(python, "-m", "e2rank_pyserini", "pyserini", "status").stdout
+    assert str(packages) in program(python, "-m", "e2rank_pyserini", "pyserini", "install-hook").stdout
+    assert "the hook is installed" in program(python, "-m", "e2rank_pyserini", "pyserini", "status").stdout
+    return python
+
+
+@pytest.fixture(scope="module")
+def runs(
+    beir: Path, model_path: Path, topics_file: Path, hooked: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """name -> folder with an index and a run, by the runner and by the hooked plain commands."""
+    made = {}
+    for name, start in (("runner", (sys.executable, "-m", "e2rank_pyserini", "pyserini")), ("hooked", (hooked, "-m"))):
+        place = tmp_path_factory.mktemp(name)
+        module = "" if name == "runner" else "pyserini."
+        program(start[0], *start[1:], f"{module}encode", *encode_words(beir, model_path, place / "index"))
+        words = search_words(place / "index", model_path, topics_file, place / "run")
+        more = ["--encoder-class", "e2rank"] if name == "hooked" else []
+        program(start[0], *start[1:], f"{module}search.faiss", *words, *more)
+        made[name] = place
+    return made
+
+
+@pytest.mark.parametrize("name", ["runner", "hooked"])
+def test_the_index_is_ours(runs: dict[str, Path], tiny_index: Path, name: str):
+    ours, theirs = DenseIndex(tiny_index), DenseIndex(runs[name] / "index")
+    assert theirs.docids == ours.docids
+    difference = np.abs(theirs.index.reconstruct_n(0, 40) - ours.index.reconstruct_n(0, 40)).max()
+    assert difference <= 1e-6
+
+
+def test_the_runs_are_the_same_bytes_and_ours(runs: dict[str, Path], toy_run: Path):
+    assert (runs["runner"] / "run").read_bytes() == (runs["hooked"] / "run").read_bytes()
+    ours, theirs = read_run(toy_run), read_run(runs["runner"] / "run")
+    for qid, hits in ours.items():
+        assert [hit.docid for hit in theirs[f"q{qid}"]] == [hit.docid for hit in hits[:20]]
+        np.testing.assert_allclose(
+            [hit.score for hit in theirs[f"q{qid}"]], [hit.score for hit in hits[:20]], atol=2e-6
+        )
+
+
+def test_encode_query_gives_our_vectors(model_path: Path, topics_file: Path, tmp_path: Path):
+    """encode.query knows no maps and no class option: left alone it would pool the first token."""
+    import pandas
+
+    words = ["--topics", str(topics_file), "--encoder", str(model_path), "--output", str(tmp_path / "q.pkl")]
+    runner("encode.query", *words)
+    frame = pandas.read_pickle(tmp_path / "q.pkl")
+    vectors = E2RankEncoder.load(str(model_path), device="cpu").encode_queries(frame["text"].tolist())
+    np.testing.assert_allclose(np.stack(frame["embedding"]), vectors, atol=1e-6)
+
+
+def test_fusion_keeps_query_ids(tmp_path: Path):
+    (tmp_path / "a").write_text("007 Q0 0012 1 3.0 x\n007 Q0 NA 2 2.0 x\n")
+    (tmp_path / "b").write_text("007 Q0 NA 1 3.0 x\n")
+    runner("fusion", "--runs", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c"))
+    assert {qid: [hit.docid for hit in hits] for qid, hits in read_run(tmp_path / "c").items()} == {
+        "007": ["NA", "0012"]
+    }
+
+
+def test_a_refusal_is_one_line(
+    runs: dict[str, Path], model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path
+):
+    words = [*search_words(runs["runner"] / "index", model_path, topics_file, tmp_path / "out"), "--pooling", "cls"]
+    done = runner("search.faiss", *words, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("e2rank pyserini: --pooling cls: model ")
+    assert "Traceback" not in done.stderr
+    plain = program(hooked, "-m", "pyserini.search.faiss", *words, check=False)
+    assert plain.returncode == 1
+    assert plain.stderr.splitlines()[-1].startswith("e2rank: --pooling cls: model ")
+    assert "Traceback" not in plain.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hook_is_cheap_and_leaves_nothing(hooked: Path):
+    code = "import sys; print('e2rank_pyserini' in sys.modules, '_e2rank_pyserini_hook' in sys.modules)"
+    assert program(hooked, "-c", code).stdout.split() == ["False", "True"]
+    told = program(hooked, "-X", "importtime", "-c", "pass").stderr
+    (line,) = [line for line in told.splitlines() if line.endswith("_e2rank_pyserini_hook")]
+    assert int(line.split("|")[1]) < 10_000  # microseconds
+    packages = next(hooked.parents[1].glob("lib/python*/site-packages"))
+    assert "removed" in program(hooked, "-m", "e2rank_pyserini", "pyserini", "remove-hook").stdout
+    assert [path.name for path in packages.rglob("*") if "e2rank" in path.name] == []
+    assert program(hooked, "-c", code).stdout.split() == ["False", "False"]
+    assert "there was no hook" in program(hooked, "-m", "e2rank_pyserini", "pyserini", "remove-hook").stdout
+    program(hooked, "-m", "e2rank_pyserini", "pyserini", "install-hook")
+
+
+LIBRARY = """
+import json, sys
+from pathlib import Path
+model, index, lucene, corpus, query = sys.argv[1:]
+from e2rank_pyserini.pyserini.hooks import attach
+attach()
+from pyserini.search.faiss import FaissSearcher
+from pyserini.search.lucene import LuceneSearcher
+from e2rank_pyserini import DenseIndex
+from e2rank_pyserini.pyserini.bm25 import build_lucene
+from e2rank_pyserini.pyserini.feedback import E2RankPrf, rerank_hits
+from e2rank_pyserini.corpus import documents
+build_lucene(documents(corpus), Path(lucene))
+by_name = FaissSearcher(index, model)
+encoder = by_name.query_encoder.encoder
+hits = by_name.search(query, k=10)
+sparse = LuceneSearcher(lucene)
+stored = DenseIndex(Path(index))
+_, candidates = by_name.search(query, k=4, return_vector=True)
+rule = E2RankPrf(encoder, sparse)
+vector = rule.get_prf_q_emb(query, candidates)
+batch = rule.get_batch_prf_q_emb([query], ["a"], {"a": candidates})
+again = by_name.search(vector, k=5)
+lucene_hits = sparse.search(query, k=10)
+answer = {
+    "class": type(by_name.query_encoder).__name__,
+    "hits": [[hit.docid, float(hit.score)] for hit in hits],
+    "vector": vector[0].tolist(), "batch": batch[0].tolist(),
+    "again": [[hit.docid, float(hit.score)] for hit in again],
+    "dense": rerank_hits(query, hits, stored, encoder, sparse, window=4),
+    "lucene": [hit.docid for hit in lucene_hits],
+    "reranked": rerank_hits(query, lucene_hits, stored, encoder, window=4),
+}
+print("\\n" + json.dumps(answer))
+"""
+
+
+def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: Path):
+    """By name, as a feedback rule, and on the hits of both searchers, against the plain functions."""
+    from e2rank_pyserini.corpus import documents
+    from e2rank_pyserini.prompts import RERANK_TASK, document_text
+    from e2rank_pyserini.reranking import rerank
+    from e2rank_pyserini.types import Hit, ListwisePrompt
+
+    query = "supersonic flow over a nose cone"
+    done = program(
+        sys.executable, "-c", LIBRARY, str(model_path), str(tiny_index), str(tmp_path / "lucene"), str(beir), query
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    encoder, stored = E2RankEncoder.load(str(model_path), device="cpu"), DenseIndex(tiny_index)
+    texts = {
+        document.docid: document_text(document.title, document.text, "{title} {text}")
+        for document in documents(str(beir))
+    }
+    assert answer["class"] == "E2RankQueryEncoder"
+    (expected,) = stored.search(encoder.encode_queries([query]), 10)
+    assert [docid for docid, _ in answer["hits"]] == [hit.docid for hit in expected]
+    prompt = ListwisePrompt(query, tuple(texts[hit.docid] for hit in expected[:4]), RERANK_TASK)
+    enhanced = encoder.encode_prompts([prompt])
+    np.testing.assert_allclose(answer["vector"], enhanced[0], atol=1e-5)
+    np.testing.assert_allclose(answer["batch"], enhanced[0], atol=1e-5)
+    assert [docid for docid, _ in answer["again"]] == [hit.docid for hit in stored.search(enhanced, 5)[0]]
+    first_stages = {"dense": expected, "reranked": [Hit(docid, 0.0) for docid in answer["lucene"]]}
+    for name, hits in first_stages.items():
+        ours = rerank({"q": hits}, {"q": query}, texts, stored, encoder, window=4, depth=100)["q"]
+        assert [docid for docid, _ in answer[name]] == [hit.docid for hit in ours]
+
+
+def test_what_was_typed_is_read():
+    assert asked([]) == Asked()
+    words = "input --corpus c output --embeddings e --to-faiss encoder --encoder m --max-length 99 --fp16 --prefix p"
+    assert asked(words.split()) == Asked(max_length=99, prefix="p", bfloat16=True, dimension=768)
+    assert asked(["--query-prefix=a b", "--pooling", "eos", "--dimension", "64"]) == Asked(prefix="a b", pooling="eos")
+    assert asked(["--add-sep"]).refused == "--add-sep: E2Rank has no separator token"
+
+
+def test_what_was_typed_is_honoured_or_refused(tiny_model: Path):
+    name = str(tiny_model)
+    assert document_spec(name, Asked(max_length=9)).lengths.document == 9
+    assert query_spec(name, Asked(max_length=9)).lengths.query == 9
+    assert query_spec(name, Asked(prefix="Find: ")).query == "Find: {query}"
+    assert query_spec(name, Asked(pooling="eos")) == document_spec(name, Asked())
+    with pytest.raises(E2RankError, match=r"--pooling mean: model .* is pooled by last"):
+        document_spec(name, Asked(pooling="mean"))
+    with pytest.raises(E2RankError, match="separator"):
+        query_spec(name, dataclasses.replace(Asked(), refused="--add-sep: E2Rank has no separator token"))
+
+
+def test_an_untested_pyserini_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from e2rank_pyserini.pyserini import hooks
+
+    for version, said in (("1.6.0", False), ("2.3.0", False), ("2.4.0", True), ("1.5.0", True)):
+        monkeypatch.setattr(hooks.importlib.metadata, "version", lambda _, version=version: version)
+        hooks._check_version()
+        assert ("outside the tested range" in capsys.readouterr().err) == said
