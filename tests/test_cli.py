@@ -140,3 +140,12 @@ def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, bei
     assert f"--run {toy_run} --index indexes/toy.minilm --depth 7 --window 3" in printed
     assert "bm25" not in printed
     assert "search" not in printed
+
+
+def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
+    printed = make("hybrid")
+    fused = "runs/semanlink.demo.minilm.hybrid.trec"
+    first_stages = "runs/semanlink.demo.bm25.trec runs/semanlink.demo.minilm.dense.trec"
+    assert f"pyserini fusion --method rrf --runs {first_stages} --output {fused}.part" in printed
+    assert f"--run {fused} " in printed
+    assert "runs/semanlink.demo.minilm.hybrid.e2rank.trec" in printed.splitlines()[-2]

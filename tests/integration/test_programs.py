@@ -257,3 +257,35 @@ def test_an_untested_pyserini_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
         monkeypatch.setattr(hooks.importlib.metadata, "version", lambda _, version=version: version)
         hooks._check_version()
         assert ("outside the tested range" in capsys.readouterr().err) == said
+
+
+def other_python() -> str | None:
+    """A Python with Pyserini 2.x: E2RANK_PYSERINI2 names it, else python3.12 or newer on the PATH."""
+    for name in (os.environ.get("E2RANK_PYSERINI2"), "python3.12", "python3.13"):
+        python = shutil.which(name) if name else None
+        code = "import importlib.metadata as m; print(m.version('pyserini'))"
+        if python is not None:
+            done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+            if done.stdout.startswith("2."):
+                return python
+    return None
+
+
+def test_pyserini_2_writes_the_same(
+    runs: dict[str, Path], beir: Path, model_path: Path, topics_file: Path, tmp_path: Path
+):
+    """Pyserini 2.x, which needs Python 3.12: the runner and the hook give the index and the bytes of 1.6."""
+    python = other_python()
+    if python is None:
+        pytest.skip("no Python 3.12 with Pyserini 2.x here (name one with E2RANK_PYSERINI2)")
+    program(python, "-m", "e2rank_pyserini", "pyserini", "encode", *encode_words(beir, model_path, tmp_path / "index"))
+    words = search_words(tmp_path / "index", model_path, topics_file, tmp_path / "run")
+    program(python, "-m", "e2rank_pyserini", "pyserini", "search.faiss", *words)
+    assert (tmp_path / "run").read_bytes() == (runs["runner"] / "run").read_bytes()
+    program(python, "-m", "e2rank_pyserini", "pyserini", "install-hook")
+    try:
+        words = search_words(tmp_path / "index", model_path, topics_file, tmp_path / "hooked")
+        program(python, "-m", "pyserini.search.faiss", *words, "--encoder-class", "e2rank")
+    finally:
+        program(python, "-m", "e2rank_pyserini", "pyserini", "remove-hook")
+    assert (tmp_path / "hooked").read_bytes() == (runs["runner"] / "run").read_bytes()
