@@ -22,15 +22,18 @@ READY  := $(VENV)/.ready
 # names of artefacts: data set (and split), then what made them
 SET    := $(notdir $(abspath $(DATASET)))
 TOPICS := $(SET)$(if $(filter test,$(SPLIT)),,.$(SPLIT))
+# every setting that is not the default is in the name too: another setting is another file
+K      := $(if $(filter-out 1000,$(HITS)),.k$(HITS))
+HOW    := $(if $(filter-out 100,$(DEPTH)),.d$(DEPTH))$(if $(WINDOW),.w$(WINDOW))$(if $(filter-out generic,$(TASK)),.$(if $(filter dataset,$(TASK)),task,task-$(shell printf %s "$(TASK)" | cksum | cut -d' ' -f1)))
 NAME   := $(notdir $(abspath $(MODEL)))
 INDEX  := indexes/$(SET).$(NAME)
 LUCENE := indexes/$(SET).bm25
-DENSE  := runs/$(TOPICS).$(NAME).dense.trec
-BM25   := runs/$(TOPICS).bm25.trec
-HYBRID := runs/$(TOPICS).$(NAME).hybrid.trec
+DENSE  := runs/$(TOPICS).$(NAME).dense$(K).trec
+BM25   := runs/$(TOPICS).bm25$(K).trec
+HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
 FIRST  := $(if $(RUN),$(RUN),$(BM25) $(DENSE))
-# runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of the model's own bears its name already)
-again   = runs/$(basename $(notdir $(1)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank.trec
+# runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of our own bears the data set's and maybe the model's name already)
+again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run)))
 FILES  := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz $(DATASET)/queries.jsonl)
 DATA   := --dataset $(DATASET) --split $(SPLIT)

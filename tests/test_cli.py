@@ -138,6 +138,7 @@ def test_make_picks_the_model_by_data_set(tmp_path: Path):
 def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, beir: Path):
     printed = make("rerank", f"DATASET={beir}", "MODEL=minilm", f"RUN={toy_run}", "DEPTH=7", "WINDOW=3")
     assert f"--run {toy_run} --index indexes/toy.minilm --depth 7 --window 3" in printed
+    assert "--output runs/toy.dense.minilm.e2rank.d7.w3.trec" in printed
     assert "bm25" not in printed
     assert "search" not in printed
 
@@ -149,3 +150,16 @@ def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
     assert f"pyserini fusion --method rrf --runs {first_stages} --output {fused}.part" in printed
     assert f"--run {fused} " in printed
     assert "runs/semanlink.demo.minilm.hybrid.e2rank.trec" in printed.splitlines()[-2]
+
+
+def test_make_names_another_setting_another_file(tmp_path: Path):
+    (tmp_path / "mine.trec").write_text("1 Q0 a 1 1 x\n")
+    run = f"RUN={tmp_path}/mine.trec"
+    outputs = {
+        line.split("--output ")[1].split()[0]
+        for more in ((), ("WINDOW=3",), ("DEPTH=50",), ("TASK=dataset",), ("TASK=Sort them",), ("MODEL=smollm2-135m",))
+        for line in make("rerank", run, *more).splitlines()
+        if "e2rank rerank" in line
+    }
+    assert len(outputs) == 6
+    assert "runs/semanlink.demo.mine.minilm.e2rank.trec" in outputs
