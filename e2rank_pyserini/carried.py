@@ -91,7 +91,10 @@ def _member(archive: tarfile.TarFile, inside: str) -> bytes:
 
 
 def _write_semanlink(read: Callable[[str], bytes], place: Path) -> None:
-    """Documents that a person tagged: the preferred label of a tag is the query, the documents with it are relevant."""
+    """Documents that a person tagged: the preferred label of a tag is the query, the documents with it are relevant.
+
+    Of the 7,300 bookmarks those with at least 20 words are documents (1,853): most of the others are bare links.
+    """
     tags: dict[str, Any] = json.loads(read("cherche/data/semanlink/tags.json"))
     corpus, tagged = [], defaultdict(list)
     for row in json.loads(read("cherche/data/semanlink/docs.json")):
@@ -116,7 +119,8 @@ def _write_semanlink(read: Callable[[str], bytes], place: Path) -> None:
 def _write_trec_rag24(read: Callable[[str], bytes], place: Path) -> None:
     """301 topics x 20 passages. Split `test`: the 86 topics that NIST judged; `llm`: the others, graded by an LLM.
 
-    The qrels keep the judged passages that are in the corpus. First stages: the references' order and a shuffle.
+    The qrels keep the judged passages that are in the corpus (two topics of `test` have no relevant one). First stages:
+    the references' order and a shuffle.
     """
     rows = [json.loads(line) for line in gzip.decompress(read("data/crowd/study1_retrieval.jsonl.gz")).splitlines()]
     texts = {

@@ -1,6 +1,7 @@
 """The `e2rank` command line. Only argparse is imported until a command runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except types.E2RankError as error:
         print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"e2rank {arguments.command}: interrupted", file=sys.stderr)
         return 130

@@ -69,6 +69,13 @@ def search(arguments: Namespace) -> None:
     task = arguments.task or (data.spec.retrieval_task if data else None)
     run = dense(topics, opened, encoder, hits=arguments.hits, task=task)
     write_run(Path(arguments.output), run, _tag(encoder))
+    short = sum(len(hits) < min(arguments.hits, len(opened)) for hits in run.values())
+    if short:
+        print(
+            f"e2rank search: {short} topics got fewer than {min(arguments.hits, len(opened))} hits: "
+            "an approximate index does not look everywhere",
+            file=sys.stderr,
+        )
     if arguments.hits > len(opened):
         print(
             f"e2rank search: asked for {arguments.hits} hits, the index holds {len(opened)} documents", file=sys.stderr
@@ -78,7 +85,7 @@ def search(arguments: Namespace) -> None:
 
 def bm25(arguments: Namespace) -> None:
     """Topics -> BM25 run."""
-    from e2rank_pyserini.pyserini.bm25 import build_lucene, search_lucene
+    from e2rank_pyserini.pyserini.bm25 import build_lucene, check_corpus, search_lucene
 
     started = time.monotonic()
     check_writable(Path(arguments.output))
@@ -88,9 +95,10 @@ def bm25(arguments: Namespace) -> None:
     if not corpora.is_lucene(source):
         if not arguments.index:
             raise E2RankError("name the Lucene index to build with --index")
+        fingerprint = corpora.fingerprint(source)
         if not Path(arguments.index).exists():
-            corpora.files(source)  # a corpus that is not there is told before Java starts
-            build_lucene(corpora.documents(source), Path(arguments.index), threads=arguments.threads)
+            build_lucene(corpora.documents(source), Path(arguments.index), fingerprint, threads=arguments.threads)
+        check_corpus(Path(arguments.index), fingerprint)
         source = arguments.index
     run = search_lucene(source, topics, hits=arguments.hits, threads=arguments.threads)
     write_run(Path(arguments.output), run, "bm25")
@@ -107,6 +115,8 @@ def rerank(arguments: Namespace) -> None:
     depth = arguments.depth
     if arguments.window and arguments.window > depth:
         raise E2RankError(f"window {arguments.window}: expected 1 to depth ({depth})")
+    if arguments.by == "query" and (arguments.window or arguments.prompt or arguments.noun):
+        raise E2RankError("--by query reads no documents: --window, --prompt and --noun do not go with it")
     run = read_run(Path(arguments.run))
     topics = topics_of(arguments, data)
     opened = opened_index(arguments)
@@ -158,6 +168,8 @@ def _query_vectors(
     if not window:
         asked = {qid: query for qid, query in topics.items() if qid in run}
         task = data.spec.retrieval_task if data else None
+        if arguments.task not in ("generic", "dataset"):
+            task = arguments.task
         return dict(zip(asked, encoder.encode_queries(list(asked.values()), task), strict=True))
     task, noun = rerank_task(arguments, data)
     with tqdm(total=len(run), unit=" queries", desc="rerank", disable=None, file=sys.stderr) as bar:
@@ -173,15 +185,13 @@ def eval(arguments: Namespace) -> None:
         raise E2RankError("name the judgments with --qrels FILE or --dataset")
     qrels = read_qrels(Path(arguments.qrels)) if arguments.qrels or data is None else data.qrels()
     relevance = arguments.relevance or (data.spec.relevance if data else 1)
-    rows = []
+    rows, without_hits = [], []
     for path in arguments.runs:
         try:
-            rows.append(
-                (
-                    Path(path).name.removesuffix(".gz").removesuffix(".trec"),
-                    evaluate(read_run(Path(path)), qrels, relevance=relevance),
-                )
-            )
+            run = read_run(Path(path))
+            name = Path(path).name.removesuffix(".gz").removesuffix(".trec")
+            rows.append((name, evaluate(run, qrels, relevance=relevance)))
+            without_hits.append((path, len(qrels.keys() - run.keys())))
         except E2RankError as error:
             raise E2RankError(str(error) if str(error).startswith(path) else f"{path}: {error}") from error
     if arguments.json:
@@ -190,6 +200,9 @@ def eval(arguments: Namespace) -> None:
     else:
         print(table(rows))
         print(f"{len(qrels)} judged topics, values in percent", file=sys.stderr)
+    for path, lacking in without_hits:
+        if lacking:
+            print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
 
 
 def pyserini(arguments: Namespace) -> None:

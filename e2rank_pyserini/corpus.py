@@ -17,9 +17,10 @@ _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 def documents(source: str) -> Iterator[Document]:
     """Every document of the corpus, once, in a fixed order.
 
-    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by name), the directory of a
-    Lucene index, or `lucene:NAME` for one of Pyserini's prebuilt indexes. Raises E2RankError with file and line for
-    a docid that is missing, has a blank or comes twice, for a text that is null or missing, and for an empty corpus.
+    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders too), the
+    directory of a Lucene index, or `lucene:NAME` for one of Pyserini's prebuilt indexes. Raises E2RankError with
+    file and line for a docid that is missing, has a blank or comes twice, for a text that is null or missing, and
+    for an empty corpus.
     """
     seen: set[str] = set()
     for document, where in _located(source):
@@ -61,7 +62,10 @@ def lucene_searcher(source: str) -> Any:
     from pyserini.search.lucene import LuceneSearcher
 
     if not source.startswith(LUCENE):
-        return LuceneSearcher(source)
+        try:
+            return LuceneSearcher(source)
+        except Exception as error:
+            raise E2RankError(f"{source}: Lucene cannot open it: {str(error).splitlines()[0]}") from error
     name = source.removeprefix(LUCENE)
     with java.quiet():
         searcher = java.tried(lambda: LuceneSearcher.from_prebuilt_index(name))
@@ -91,7 +95,10 @@ def files(source: str) -> list[Path]:
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):
         if (path / name).is_file():
             return [path / name]
-    found = sorted(child for child in path.iterdir() if child.name.endswith(_SUFFIXES) and child.is_file())
+    found = sorted(child for child in path.rglob("*") if child.name.endswith(_SUFFIXES) and child.is_file())
+    for child in found:
+        if child.name.startswith("queries."):
+            raise E2RankError(f"{child}: queries in a folder of documents; name the corpus files alone")
     if not found:
         raise E2RankError(f"{source}: expected corpus.jsonl or other files ending in {', '.join(_SUFFIXES)}, got none")
     return found

@@ -1,5 +1,6 @@
 """E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +87,11 @@ class E2RankEncoder:
     def dim(self) -> int:
         """The width of the vectors."""
         return int(self.network.config.hidden_size)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The model's record and the identity of its weights, as an index's sidecar keeps them."""
+        return {**dataclasses.asdict(self.spec), "identity": self.identity}
 
     @property
     def tally(self) -> Tally:

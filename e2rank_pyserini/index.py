@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +40,24 @@ def faiss_package() -> str:
     return f"{name} {faiss.__version__}"
 
 
+class Encodes(Protocol):
+    """What an encoder says of its model."""
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+    @property
+    def dim(self) -> int: ...
+
+
 class DenseIndex:
     """An index directory opened read-only: memory-mapped, nothing loaded that is not touched.
 
-    Raises E2RankError when a part is missing, unreadable or inconsistent, or when the metric is not inner product.
+    With an `encoder` its model is checked against the one that built the index. Raises E2RankError when that is another
+    one, when a part is missing, unreadable or inconsistent, and when the metric is not inner product.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, encoder: Encodes | None = None) -> None:
         self.directory = directory
         self.faiss = faiss_module()
         if not (directory / "index").is_file() or not (directory / "docid").is_file():
@@ -78,11 +89,18 @@ class DenseIndex:
                 f"{directory / 'docid'}: {len(self.docids) - len(self.rows)} docids appear more than once"
             )
         self._direct_map = False
+        if encoder is not None:
+            self.check_model(encoder.record, encoder.dim)
 
     @property
     def dim(self) -> int:
         """The width of the vectors."""
         return int(self.index.d)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the vectors are stored in full, not quantised."""
+        return bool(self.index.sa_code_size() >= 4 * self.dim)
 
     def __len__(self) -> int:
         return len(self.docids)
@@ -97,6 +115,10 @@ class DenseIndex:
             kept = sorted(zip((-row_scores).tolist(), row_numbers.tolist(), strict=True))
             found.append([Hit(self.docids[row], -score) for score, row in kept if row >= 0])
         return found
+
+    def stored(self, docids: Sequence[str]) -> NDArray[np.bool_]:
+        """(n,) whether each docid is stored; no vector is read."""
+        return np.array([docid in self.rows for docid in docids], dtype=bool)
 
     def vectors(self, docids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
         """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; the rows of absent ones are zero.

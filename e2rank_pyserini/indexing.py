@@ -1,9 +1,10 @@
 """Corpus -> index: encoded chunk by chunk, built in a sibling directory, renamed into place."""
 
-import dataclasses
+import copy
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -46,6 +47,7 @@ def build_index(
     directory = directory.absolute()
     check_replaceable(directory, overwrite=overwrite)
     index = _empty_index(encoder.dim, factory)
+    before = copy.copy(encoder.tally)
     staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
     try:
         staging.mkdir(parents=True)
@@ -53,7 +55,8 @@ def build_index(
         _fill(index, np.memmap(staging / "vectors", dtype=np.float32, mode="r", shape=(count, encoder.dim)), factory)
         faiss_module().write_index(index, str(staging / "index"))
         (staging / "vectors").unlink()
-        sidecar = _describe(encoder, factory, template, count, provenance or {})
+        counts = encoder.tally.since(before)
+        sidecar = _describe(encoder, factory, template, count, counts, provenance or {})
         (staging / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _into_place(staging, directory)
     except OSError as error:
@@ -107,6 +110,8 @@ def _chunks(corpus: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _empty_index(dim: int, factory: str) -> Any:
     faiss = faiss_module()
+    if "fs" in factory and "IVF" in factory:
+        raise E2RankError(f"index type {factory!r}: FAISS cannot give the vectors of a fast-scan IVF index back")
     try:
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -117,11 +122,14 @@ def _empty_index(dim: int, factory: str) -> Any:
 
 
 def _fill(index: Any, vectors: Vectors, factory: str) -> None:
+    ivf = faiss_module().try_extract_index_ivf(index)
     try:
         if not index.is_trained:
             index.train(_training_sample(index, vectors))
         for start in range(0, len(vectors), _ADD):
             index.add(np.ascontiguousarray(vectors[start : start + _ADD]))
+        if ivf is not None:  # FAISS looks into one list unless told; the file keeps this, for Pyserini too
+            ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
     except RuntimeError as error:
         reason = str(error).strip().rsplit("Error: ", 1)[-1].splitlines()[0]
         raise E2RankError(
@@ -140,20 +148,25 @@ def _training_sample(index: Any, vectors: Vectors) -> Vectors:
 
 
 def _describe(
-    encoder: E2RankEncoder, factory: str, template: str, count: int, provenance: dict[str, str]
+    encoder: E2RankEncoder,
+    factory: str,
+    template: str,
+    count: int,
+    counts: dict[str, int],
+    provenance: dict[str, str],
 ) -> dict[str, Any]:
     return {
         "format": 1,
-        "model": {**dataclasses.asdict(encoder.spec), "identity": encoder.identity},
+        "model": encoder.record,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "dim": encoder.dim,
         "index_type": factory,
         "metric": "inner product",
         "document_template": template,
         "documents": count,
-        "truncated": encoder.tally.documents_truncated,
-        "empty": encoder.tally.documents_empty,
-        "tokens": encoder.tally.tokens,
+        "truncated": counts.get("documents_truncated", 0),
+        "empty": counts.get("documents_empty", 0),
+        "tokens": counts.get("tokens", 0),
         **provenance,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"faiss": faiss_package()},
     }

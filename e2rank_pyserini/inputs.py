@@ -73,19 +73,21 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None") -> "E2Rank
 
         torch.set_num_threads(arguments.threads)
     lengths = {"document": arguments.max_length, "query": arguments.query_length, "prompt": arguments.prompt_length}
+    if opened is not None and opened.built_with is not None:  # what the index lacks is encoded as what it holds
+        kept = catalog.model_of_sidecar(opened.built_with, str(opened.directory)).lengths.document
+        lengths["document"] = arguments.max_length or kept
     changed = dataclasses.replace(spec.lengths, **{key: value for key, value in lengths.items() if value})
     variant = getattr(arguments, "prompt", None) or spec.prompt
     return E2RankEncoder.load(
-        dataclasses.replace(spec, lengths=changed, prompt=variant),
+        dataclasses.replace(spec, lengths=changed, prompt=variant, dtype=arguments.dtype or spec.dtype),
         device=arguments.device,
-        dtype=arguments.dtype,
         batch_tokens=arguments.batch_tokens,
     )
 
 
 def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Namespace, data: Dataset | None) -> None:
     """Refuse an index of another model: by its sidecar, or by encoding one of its documents again."""
-    opened.check_model({**dataclasses.asdict(encoder.spec), "identity": encoder.identity}, encoder.dim)
+    opened.check_model(encoder.record, encoder.dim)
     if opened.built_with is not None:
         return
     if not arguments.corpus and data is None:
@@ -103,7 +105,7 @@ def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Names
     stored, _ = opened.vectors([docid])
     likeness = float(stored[0] @ encoder.encode_documents([text])[0])
     encoder.tally.documents -= 1
-    if likeness < 0.99:
+    if likeness < (0.99 if opened.exact else 0.5):
         raise E2RankError(
             f"{opened.directory}: document {docid} encoded by {encoder.spec.name} has cosine "
             f"{likeness:.3f} with its stored vector; it was built with another model or from other text"

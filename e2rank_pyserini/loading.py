@@ -15,6 +15,17 @@ from e2rank_pyserini.types import E2RankError
 PACKAGE = "pypi:"
 _WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
 _BLOCK = 1 << 20
+_PARTS = (
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
 
 def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
@@ -135,8 +146,10 @@ def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
 
 
 def _model_files(directory: Path) -> list[Path]:
-    wanted = (".safetensors", ".bin", ".gguf", ".json", ".txt", ".model", ".jinja")
-    return sorted(file for file in directory.iterdir() if file.suffix in wanted)
+    """What makes the vectors: weights, configuration, tokenizer; not what else may lie beside them."""
+    return sorted(
+        file for file in directory.iterdir() if file.suffix in (".safetensors", ".bin", ".gguf") or file.name in _PARTS
+    )
 
 
 def _hash(files: list[Path]) -> str:

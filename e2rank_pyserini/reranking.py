@@ -111,12 +111,8 @@ def texts_needed(run: Run, index: VectorStore, *, depth: int = DEPTH, window: in
 def missing(run: Run, index: VectorStore, *, depth: int = DEPTH) -> list[str]:
     """The candidates that the index lacks, each once, in the order of the run."""
     candidates = list(dict.fromkeys(hit.docid for hits in run.values() for hit in hits[:depth]))
-    absent = []
-    for start in range(0, len(candidates), 10_000):
-        part = candidates[start : start + 10_000]
-        _, stored = index.vectors(part)
-        absent += [docid for docid, is_stored in zip(part, stored, strict=True) if not is_stored]
-    return absent
+    stored = index.stored(candidates)
+    return [docid for docid, is_stored in zip(candidates, stored, strict=True) if not is_stored]
 
 
 def order(docids: Sequence[str], vectors: Vectors, query: Vectors) -> list[Hit]:

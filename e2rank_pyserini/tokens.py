@@ -94,14 +94,24 @@ class TextTokenizer:
     def fit(self, prompt: ListwisePrompt) -> tuple[ListwisePrompt, Ids]:
         """The prompt cut to `lengths.prompt` tokens, and its ids. The query and the tail always survive.
 
-        The query gets at most `lengths.query` tokens and at most half of what the bare prompt leaves free. The
-        documents share the rest: each gets as many tokens as it has, but none more than the largest common budget
-        that fits (and never more than `lengths.document`), so short documents leave room for long ones. Text is cut
+        The query gets at most `lengths.query` tokens, a document at most `lengths.document`. Where that is too long,
+        the query gets at most half of what the bare prompt leaves free, and the documents share the rest: each gets
+        as many tokens as it has, but none more than the largest common budget with which the parts, each counted
+        alone, fit, so short documents leave room for long ones. Text is cut
         at the end of a token and the whole is tokenised again, so what fits is byte for byte the paper's prompt.
         Raises E2RankError when not even empty documents fit.
         """
         lengths = self.settings.lengths
         query_ends, *document_ends = self._token_ends([prompt.query, *prompt.documents])
+        whole = prompt._replace(
+            query=_cut(prompt.query, query_ends, lengths.query),
+            documents=tuple(
+                _cut(text, ends, lengths.document) for text, ends in zip(prompt.documents, document_ends, strict=True)
+            ),
+        )
+        ids = self._prompt_ids(whole)
+        if len(ids) <= lengths.prompt:
+            return whole, ids
         bare = prompt._replace(query="", documents=("",) * len(prompt.documents))
         space = max(0, lengths.prompt - len(self._prompt_ids(bare)))
         query = _cut(prompt.query, query_ends, min(lengths.query, space // 2))

@@ -50,7 +50,7 @@ def _tsv(text: str, path: Path) -> Rows:
         qid, *columns = line.split("\t")
         if not columns:
             raise E2RankError(f"{path}:{number}: expected `qid<TAB>query`, got no tab")
-        if number == 1 and qid in ("query-id", "qid", "_id"):
+        if number == 1 and qid.lower() in ("query-id", "query_id", "qid", "_id", "id", "topic"):
             continue
         yield number, qid.strip(), columns[0]
 

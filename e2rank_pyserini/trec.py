@@ -25,7 +25,7 @@ def read_run(path: Path) -> Run:
     integer, and a docid twice under one qid.
     """
     rows: dict[str, list[tuple[float, int, str]]] = {}
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, set[str]] = {}
     for number, line in enumerate(read_lines(path), start=1):
         columns = line.split()
         if not columns:
@@ -33,9 +33,10 @@ def read_run(path: Path) -> Run:
         if len(columns) != 6:
             raise E2RankError(f"{path}:{number}: expected 6 columns (qid Q0 docid rank score tag), got {len(columns)}")
         qid, _, docid, rank, score, _ = columns
-        if (qid, docid) in seen:
+        docids = seen.setdefault(qid, set())
+        if docid in docids:
             raise E2RankError(f"{path}:{number}: document {docid} appears twice for query {qid}")
-        seen.add((qid, docid))
+        docids.add(docid)
         rows.setdefault(qid, []).append((-_number(score, path, number), _integer(rank, "rank", path, number), docid))
     if not rows:
         raise E2RankError(f"{path}: the run is empty")
@@ -105,8 +106,8 @@ def _opened(path: Path) -> IO[str]:
 
 def check_writable(path: Path) -> None:
     """Refuse an output that could not be written, before the work for it is done."""
-    if path.is_dir():
-        raise E2RankError(f"{path}: cannot be written: it is a directory")
+    if path.exists() and not path.is_file():
+        raise E2RankError(f"{path}: cannot be written: it is {'a directory' if path.is_dir() else 'no file'}")
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -116,7 +117,9 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[str]]:
-    """A text file that exists under its name only once it is complete and on disk."""
+    """A text file that exists under its name only once it is complete and on disk. A link keeps pointing at it."""
+    path = path.resolve()
+    check_writable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

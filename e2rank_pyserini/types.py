@@ -65,6 +65,10 @@ class VectorStore(Protocol):
         """(n, dim) -> for each row its best `hits` documents by cosine, best first."""
         ...
 
+    def stored(self, docids: Sequence[str]) -> NDArray[np.bool_]:
+        """(n,) whether each docid is stored."""
+        ...
+
     def vectors(self, docids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
         """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; absent rows are zero."""
         ...

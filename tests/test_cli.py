@@ -1,6 +1,7 @@
 """The commands on good input: what they write, what they say, and that they agree with the functions."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def test_info(capsys: pytest.CaptureFixture[str]):
 
 def make(*words: str) -> str:
     return subprocess.run(
-        ["make", "-n", "-o", ".venv/.ready", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "-o", ".venv/.ready-cpu", *words], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -137,8 +138,9 @@ def test_make_picks_the_model_by_data_set(tmp_path: Path):
 
 def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, beir: Path):
     printed = make("rerank", f"DATASET={beir}", "MODEL=minilm", f"RUN={toy_run}", "DEPTH=7", "WINDOW=3")
-    assert f"--run {toy_run} --index indexes/toy.minilm --depth 7 --window 3" in printed
-    assert "--output runs/toy.dense.minilm.e2rank.d7.w3.trec" in printed
+    assert f"--run {toy_run} --index indexes/toy-" in printed
+    assert "--depth 7 --window 3" in printed
+    assert re.search(r"--output runs/toy-\d{6}\.toy\.dense\.minilm\.e2rank\.d7\.w3\.trec", printed)
     assert "bm25" not in printed
     assert "search" not in printed
 
@@ -163,3 +165,27 @@ def test_make_names_another_setting_another_file(tmp_path: Path):
     }
     assert len(outputs) == 6
     assert "runs/semanlink.demo.mine.minilm.e2rank.trec" in outputs
+
+
+def test_eval_says_which_topics_have_no_hits(toy_run: Path, beir: Path, tmp_path: Path, capsys):
+    (tmp_path / "half").write_text(
+        "".join(line + "\n" for line in toy_run.read_text().splitlines() if line.startswith("007 "))
+    )
+    assert main(["eval", "--dataset", str(beir), str(tmp_path / "half")]) == 0
+    assert "5 of 6 judged topics have no hits and count 0" in capsys.readouterr().err
+
+
+def test_by_query_refuses_what_it_would_not_read(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path, capsys):
+    words = ["rerank", "--run", str(toy_run), "--dataset", str(beir), "--index", str(tiny_index), "--by", "query"]
+    assert main([*words, "--output", str(tmp_path / "out"), "--window", "3"]) == 1
+    assert "--by query reads no documents" in capsys.readouterr().err
+
+
+def test_a_lucene_index_of_another_corpus_is_refused(tmp_path: Path):
+    from e2rank_pyserini.pyserini.bm25 import CORPUS, check_corpus
+    from e2rank_pyserini.types import E2RankError
+
+    (tmp_path / CORPUS).write_text("abc\n")
+    check_corpus(tmp_path, "abc")
+    with pytest.raises(E2RankError, match="built from another corpus"):
+        check_corpus(tmp_path, "abd")

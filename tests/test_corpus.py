@@ -58,3 +58,19 @@ def test_the_fingerprint_follows_the_content_size(tmp_path: Path):
 @pytest.mark.parametrize(("name", "count"), [("cranfield", 1400), ("cacm", 3204), ("scifact", 5183)])
 def test_real_collections_have_their_known_sizes(shared: Path, name: str, count: int):
     assert sum(1 for _ in documents(str(shared / name))) == count
+
+
+def test_a_folder_is_read_with_its_sub_folders(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "a.jsonl", ROWS[:1])
+    write(tmp_path / "sub" / "b.jsonl", ROWS[1:])
+    assert list(documents(str(tmp_path))) == EXPECTED
+
+
+def test_queries_among_documents_are_refused(tmp_path: Path):
+    from e2rank_pyserini.types import E2RankError
+
+    write(tmp_path / "docs.jsonl", ROWS)
+    write(tmp_path / "queries.jsonl", ROWS[:1])
+    with pytest.raises(E2RankError, match=r"queries\.jsonl: queries in a folder of documents"):
+        list(documents(str(tmp_path)))

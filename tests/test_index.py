@@ -129,3 +129,35 @@ def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(index.importlib.metadata, "version", lambda name: "1.0")
     with pytest.raises(E2RankError, match="both installed"):
         index.faiss_module()
+
+
+def test_an_ivf_index_is_searched_in_the_square_root_of_its_lists(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
+    import faiss
+
+    build_index(documents(str(beir)), encoder, tmp_path / "i", factory="IVF9,Flat")
+    assert faiss.extract_index_ivf(faiss.read_index(str(tmp_path / "i" / "index"))).nprobe == 3
+
+
+def test_fast_scan_is_refused_before_anything_is_encoded(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
+    before = encoder.tally.documents
+    with pytest.raises(E2RankError, match="fast-scan"):
+        build_index(documents(str(beir)), encoder, tmp_path / "i", factory="IVF4,PQ16x4fs")
+    assert encoder.tally.documents == before
+
+
+def test_opening_with_another_model_is_refused(tiny_index: Path, encoder: E2RankEncoder):
+    assert len(DenseIndex(tiny_index, encoder)) == 40
+    other = E2RankEncoder(encoder.spec, encoder.network, encoder.tokens.tokenizer, "another")
+    with pytest.raises(E2RankError, match="identity another"):
+        DenseIndex(tiny_index, other)
+
+
+def test_the_sidecar_counts_this_build_alone(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
+    first, second = (build_index(documents(str(beir)), encoder, tmp_path / name) for name in "ab")
+    assert [first[key] for key in ("truncated", "empty", "tokens")] == [
+        second[key] for key in ("truncated", "empty", "tokens")
+    ]
+
+
+def test_stored_reads_no_vector(tiny_index: Path):
+    assert DenseIndex(tiny_index).stored(["000", "nothing", "039"]).tolist() == [True, False, True]

@@ -42,6 +42,9 @@ class Stored:
                 found[row] = _unit([self.angles[docid]])[0]
         return found, stored
 
+    def stored(self, docids: Sequence[str]):
+        return np.array([docid in self.angles for docid in docids], dtype=bool)
+
     def search(self, vectors: Vectors, hits: int) -> list[list[Hit]]:
         raise AssertionError("reranking does not search")
 

@@ -114,3 +114,25 @@ def test_no_reader_fails_in_any_other_way(tmp_path_factory: pytest.TempPathFacto
     for read in (read_run, read_topics, read_qrels):
         complaint = complaint_of(read, path)
         assert complaint is None or (str(path) in complaint and "\n" not in complaint)
+
+
+def test_a_link_is_written_through(tmp_path: Path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_run(tmp_path / "link", {"q": [Hit("a", 1.0)]}, "t")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text().startswith("q Q0 a")
+
+
+def test_a_device_is_refused(tmp_path: Path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(E2RankError, match="it is no file"):
+        write_run(tmp_path / "pipe", {"q": [Hit("a", 1.0)]}, "t")
+
+
+@pytest.mark.parametrize("head", ["query-id\tquery", "id\ttext", "query_id\tquery", "Topic\tquery"])
+def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
+    (tmp_path / "t").write_text(f"{head}\n7\twing\n")
+    assert read_topics(tmp_path / "t") == {"7": "wing"}

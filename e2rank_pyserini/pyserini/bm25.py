@@ -14,15 +14,17 @@ from e2rank_pyserini.corpus import lucene_searcher
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
 
+CORPUS = "e2rank.corpus"  # beside Lucene's files: the fingerprint of what was indexed
 K1, B = 0.9, 0.4  # Pyserini's defaults
 _BATCH = 1000
 
 
-def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 1) -> int:
+def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, *, threads: int = 1) -> int:
     """A Lucene index of `corpus` (positions, document vectors, raw JSON) at `directory`; returns how many documents.
 
-    One text field, title and text, as Pyserini's flat BEIR indexes have it. Built aside and renamed.
-    Lucene takes no empty document: those are left out, and their number is said on stderr.
+    `fingerprint` (corpus.fingerprint) is kept beside it, for `check_corpus`. One text field, title and text, as
+    Pyserini's flat BEIR indexes have it. Built aside and renamed. Lucene takes no empty document: those are left
+    out, and their number is said on stderr.
     """
     if directory.exists():
         raise E2RankError(f"{directory}: exists already")
@@ -34,10 +36,18 @@ def build_lucene(corpus: Iterable[Document], directory: Path, *, threads: int = 
             held = lucene_searcher(str(staging)).num_docs
         if held != count:
             raise E2RankError(f"{directory}: Lucene took {held} of {count} documents; its log above says why")
+        (staging / CORPUS).write_text(fingerprint + "\n", encoding="utf-8")
         staging.rename(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return count
+
+
+def check_corpus(directory: Path, fingerprint: str) -> None:
+    """Refuse a Lucene index that was built by us from another corpus."""
+    kept = directory / CORPUS
+    if kept.is_file() and kept.read_text(encoding="utf-8").strip() != fingerprint:
+        raise E2RankError(f"{directory}: was built from another corpus, or the corpus has changed; remove it")
 
 
 def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
@@ -68,6 +78,9 @@ def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int
     run: Run = {}
     for start in range(0, len(qids), _BATCH):
         part = qids[start : start + _BATCH]
-        found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
+        try:
+            found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
+        except Exception as error:
+            raise E2RankError(f"{source}: Lucene could not search it: {str(error).splitlines()[0]}") from error
         run |= {qid: [Hit(hit.docid, hit.score) for hit in found[qid]] for qid in part}
     return run

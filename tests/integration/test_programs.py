@@ -174,7 +174,7 @@ from e2rank_pyserini import DenseIndex
 from e2rank_pyserini.pyserini.bm25 import build_lucene
 from e2rank_pyserini.pyserini.feedback import E2RankPrf, rerank_hits
 from e2rank_pyserini.corpus import documents
-build_lucene(documents(corpus), Path(lucene))
+build_lucene(documents(corpus), Path(lucene), "x")
 by_name = FaissSearcher(index, model)
 encoder = by_name.query_encoder.encoder
 hits = by_name.search(query, k=10)

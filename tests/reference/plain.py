@@ -100,6 +100,9 @@ def fit(
         turn = user_turn(query, documents, task=task, noun=noun, variant=variant, eos=eos)
         return len(token_ids(tokenizer, chat(turn)))
 
+    whole = [cut(tokenizer, document, document_length) for document in documents]
+    if size(cut(tokenizer, query, query_length), whole) <= prompt_length:
+        return cut(tokenizer, query, query_length), whole
     nothing = ["" for _ in documents]
     space = prompt_length - size("", nothing)
     query = cut(tokenizer, query, min(query_length, space // 2))
