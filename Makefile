@@ -33,7 +33,7 @@ LUCENE := indexes/$(SET).bm25
 DENSE  := runs/$(TOPICS).$(NAME).dense$(K).trec
 BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
-FIRST  := $(if $(RUN),$(RUN),$(BM25) $(DENSE))
+FIRST  := $(or $(RUN),$(BM25) $(DENSE) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID)))
 # runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of our own bears the data set's and maybe the model's name already)
 again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run)))
@@ -58,8 +58,7 @@ bm25: $(BM25) ## BM25 first stage by Pyserini
 
 rerank: eval ## rerank RUN (default: the dense and the BM25 run) with MODEL, and print the table
 
-hybrid: ## BM25 + dense fused by Pyserini (reciprocal ranks), reranked, all in one table
-	$(MAKE) rerank RUN="$(BM25) $(DENSE) $(HYBRID)"
+hybrid: eval ## rerank, with BM25 + dense fused by Pyserini (reciprocal ranks) as a third first stage
 
 eval: $(FIRST) $(RERANKED) ## one table for the first stages and their reranked runs
 	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run)))

@@ -1,8 +1,10 @@
 """The commands on good input: what they write, what they say, and that they agree with the functions."""
 
 import json
+import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -123,9 +125,12 @@ def test_info(capsys: pytest.CaptureFixture[str]):
 
 
 def make(*words: str) -> str:
-    return subprocess.run(
-        ["make", "-n", "-o", ".venv/.ready-cpu", *words], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    """What make would run in a fresh checkout: a directory that holds nothing, under no other make."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    with tempfile.TemporaryDirectory() as place:
+        command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready-cpu", *words]
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def test_make_picks_the_model_by_data_set(tmp_path: Path):
@@ -151,7 +156,7 @@ def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
     first_stages = "runs/semanlink.demo.bm25.trec runs/semanlink.demo.minilm.dense.trec"
     assert f"pyserini fusion --method rrf --runs {first_stages} --output {fused}.part" in printed
     assert f"--run {fused} " in printed
-    assert "runs/semanlink.demo.minilm.hybrid.e2rank.trec" in printed.splitlines()[-2]
+    assert "--output runs/semanlink.demo.minilm.hybrid.e2rank.trec" in printed
 
 
 def test_make_names_another_setting_another_file(tmp_path: Path):
