@@ -38,6 +38,8 @@ def find(source: str, docids: Collection[str]) -> dict[str, Document]:
     Files are read in one pass that stops at the last one found; a Lucene index is asked by docid.
     """
     wanted = set(docids)
+    if not wanted:  # nothing to look for: do not read the corpus to find that out
+        return {}
     if is_lucene(source):
         searcher = lucene_searcher(source)
         found = ((docid, searcher.doc(docid)) for docid in sorted(wanted))

@@ -97,9 +97,9 @@ class TextTokenizer:
         The query gets at most `lengths.query` tokens, a document at most `lengths.document`. Where that is too long,
         the query gets at most half of what the bare prompt leaves free, and the documents share the rest: each gets
         as many tokens as it has, but none more than the largest common budget with which the parts, each counted
-        alone, fit, so short documents leave room for long ones. Text is cut
-        at the end of a token and the whole is tokenised again, so what fits is byte for byte the paper's prompt.
-        Raises E2RankError when not even empty documents fit.
+        alone, fit, so short documents leave room for long ones. Text is cut at the end of a token and the whole is
+        tokenised again, so what fits is byte for byte the paper's prompt. Raises E2RankError when not even empty
+        documents fit.
         """
         lengths = self.settings.lengths
         query_ends, *document_ends = self._token_ends([prompt.query, *prompt.documents])

@@ -44,7 +44,7 @@ def test_a_folder_is_read_by_name_and_a_beir_folder_by_its_corpus_alone(tmp_path
 def test_find_leaves_out_what_is_not_there(tmp_path: Path):
     write(tmp_path / "corpus.jsonl", ROWS)
     assert find(str(tmp_path), ["3", "nothing"]) == {"3": EXPECTED[2]}
-    assert find(str(tmp_path), []) == {}
+    assert find(str(tmp_path / "not read"), []) == {}
 
 
 def test_the_fingerprint_follows_the_content_size(tmp_path: Path):
