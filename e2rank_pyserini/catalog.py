@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -18,6 +19,9 @@ from e2rank_pyserini.types import E2RankError
 POOLINGS = ("last", "mean", "cls")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
+
+
+Record = TypeVar("Record")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,9 @@ class ModelSpec:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of(f"model {self.name}: pooling", self.pooling, POOLINGS)
-        _one_of(f"model {self.name}: prompt", self.prompt, VARIANTS)
-        _one_of(f"model {self.name}: dtype", self.dtype, DTYPES)
+        one_of(f"model {self.name}: pooling", self.pooling, POOLINGS)
+        one_of(f"model {self.name}: prompt", self.prompt, VARIANTS)
+        one_of(f"model {self.name}: dtype", self.dtype, DTYPES)
         if "{query}" not in self.query:
             raise E2RankError(f"model {self.name}: query: expected a template with {{query}}, got {self.query!r}")
         if min(dataclasses.astuple(self.lengths)) < 2 or self.window < 1:
@@ -88,8 +92,7 @@ def dataset(name: str) -> DatasetSpec:
             f"data set {name!r}: expected a folder or one of the named data sets"
             f"{near_miss(name, dataset_names())} (all: {', '.join(dataset_names())})"
         )
-    record: DatasetSpec = _record(DatasetSpec, {"name": name, **_datasets()[name]}, f"datasets.yaml: {name}")
-    return record
+    return record(DatasetSpec, {"name": name, **_datasets()[name]}, f"datasets.yaml: {name}")
 
 
 def model(name: str, like: str | None = None) -> ModelSpec:
@@ -104,7 +107,7 @@ def model(name: str, like: str | None = None) -> ModelSpec:
         raise E2RankError(f"like {like!r}: expected a named model{near_miss(like, records)}")
     key = name if name in records else by_source.get(name)
     if key is not None and like is None and not Path(name).is_dir():
-        return _model_record({"name": key, **records[key]}, f"models.yaml: {key}")
+        return record(ModelSpec, {"name": key, **records[key]}, f"models.yaml: {key}")
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise E2RankError(
             f"model {name!r}: expected a named model, a directory or a hub name (owner/name)"
@@ -112,17 +115,17 @@ def model(name: str, like: str | None = None) -> ModelSpec:
         )
     own = None if like else file_of(name, OWN_FILE)
     if own is not None:
-        fields = {"name": name, "source": name, **_yaml(own)}
+        fields = {"name": name, "source": name, **yaml_file(own)}
         if fields.get("adapter") is not None:
             fields["adapter"] = str(own.parent / str(fields["adapter"]))
-        return _model_record(fields, str(own))
-    return _model_record({**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
+        return record(ModelSpec, fields, str(own))
+    return record(ModelSpec, {**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
 
 
-def model_of_sidecar(record: Mapping[str, Any], where: str) -> ModelSpec:
+def model_of_sidecar(kept: Mapping[str, Any], where: str) -> ModelSpec:
     """The record that an index was built with, as its sidecar holds it."""
-    fields = {key: value for key, value in record.items() if key != "identity"}
-    return _model_record(fields, f"{where}: the sidecar's model")
+    fields = {key: value for key, value in kept.items() if key != "identity"}
+    return record(ModelSpec, fields, f"{where}: the sidecar's model")
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
@@ -168,45 +171,48 @@ def _by_type(model_type: object, name: str) -> str:
     return families[model_type]
 
 
-def _model_record(fields: Mapping[str, Any], where: str) -> ModelSpec:
-    record: ModelSpec = _record(ModelSpec, fields, where)
-    return record
-
-
-def _record(kind: type[Any], fields: Mapping[str, Any], where: str) -> Any:
+def record(kind: type[Record], fields: Mapping[str, Any], where: str) -> Record:
     """`fields` as the frozen dataclass `kind`; unknown, missing and ill-typed keys are errors."""
-    known = {field.name: field for field in dataclasses.fields(kind)}
+    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
             raise E2RankError(f"{where}: unknown key {key!r}{near_miss(key, known)}")
     for key, field in known.items():
-        if key not in fields and field.default is dataclasses.MISSING:
+        if key not in fields and field.default is field.default_factory is dataclasses.MISSING:
             raise E2RankError(f"{where}: key {key!r} is missing")
     return kind(**{key: _value(known[key].type, value, f"{where}: {key}") for key, value in fields.items()})
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    """`value` as the field's type: a record, records by name, a tuple of strings, a scalar, or null where allowed."""
+    allowed = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None and NoneType in allowed:
+        return None
+    first = allowed[0]
+    if dataclasses.is_dataclass(first) or get_origin(first) is dict:
         if not isinstance(value, dict):
             raise E2RankError(f"{where}: expected a mapping, got {value!r}")
-        return _record(kind, value, where)
-    if get_origin(kind) is tuple:
+        if get_origin(first) is dict:
+            return {str(key): _value(get_args(first)[1], item, f"{where}: {key}") for key, item in value.items()}
+        return record(first, value, where)
+    if get_origin(first) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise E2RankError(f"{where}: expected a list of strings, got {value!r}")
         return tuple(value)
-    allowed = get_args(kind) or (kind,)
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        names = " or ".join("null" if one is type(None) else one.__name__ for one in allowed)
+    if float in allowed and type(value) is int:
+        return float(value)
+    if type(value) not in allowed:
+        names = " or ".join("null" if one is NoneType else one.__name__ for one in allowed)
         raise E2RankError(f"{where}: expected {names}, got {value!r}")
     return value
 
 
-def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise E2RankError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def yaml_file(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -218,9 +224,9 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 @functools.cache
 def _models() -> dict[str, Any]:
-    return _yaml(Path(str(resources.files("e2rank_pyserini") / "models.yaml")))
+    return yaml_file(Path(str(resources.files("e2rank_pyserini") / "models.yaml")))
 
 
 @functools.cache
 def _datasets() -> dict[str, Any]:
-    return _yaml(Path(str(resources.files("e2rank_pyserini") / "datasets.yaml")))
+    return yaml_file(Path(str(resources.files("e2rank_pyserini") / "datasets.yaml")))

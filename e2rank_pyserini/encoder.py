@@ -18,22 +18,33 @@ _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_GPU = 65536
 
 
-def embed(network: Any, ids: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+def embed(
+    network: Any, ids: torch.Tensor, mask: torch.Tensor, pooling: str, pooled: torch.Tensor | None = None
+) -> torch.Tensor:
     """One forward pass: ids and mask (B, T), padded on the right -> (B, D) float32 rows of length 1.
 
-    `last` is the hidden state of the last real token, `mean` the mean over the real tokens, `cls` the first token's.
-    The same function serves training and inference.
+    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None: `last` is the last
+    one's hidden state, `mean` their mean, `cls` the first one's. The same function serves training and inference.
     """
+    ends = mask.sum(dim=1) if pooled is None else pooled  # (B,)
     padded = not bool(mask.all())  # an all-ones mask only keeps attention from its fast causal path
     hidden = network(input_ids=ids, attention_mask=mask if padded else None).last_hidden_state  # (B, T, D)
     if pooling == "last":
-        vectors = hidden[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
+        vectors = hidden[torch.arange(len(ids), device=ids.device), ends - 1]
     elif pooling == "mean":
-        weights = mask.unsqueeze(-1).float()  # (B, T, 1)
+        weights = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).unsqueeze(-1).float()  # (B, T, 1)
         vectors = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
     else:
         vectors = hidden[:, 0]
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def anchored(prompts: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """The enhanced queries of the variant `pair`: prompts and queries (B, D), unit rows -> their sum at length 1.
+
+    The bare query's vector anchors what the prompt adds, as in Rocchio's feedback.
+    """
+    return torch.nn.functional.normalize(prompts + queries, dim=-1)
 
 
 class E2RankEncoder:
@@ -108,15 +119,23 @@ class E2RankEncoder:
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
-        return self._encode(self.tokens.prompts(prompts))
+        rows = self.tokens.prompts(prompts)
+        vectors = self._encode(rows, [self.tokens.pooled(row) for row in rows])
+        if self.spec.prompt != "pair":
+            return vectors
+        between = self.tokens.tokenizer.sep_token
+        queries = self.encode_queries([prompt.query.replace(between, " ") for prompt in prompts])
+        summed: Vectors = anchored(torch.from_numpy(vectors), torch.from_numpy(queries)).numpy()
+        return summed
 
-    def _encode(self, rows: Sequence[Ids]) -> Vectors:
+    def _encode(self, rows: Sequence[Ids], pooled: Sequence[int] | None = None) -> Vectors:
         """Rows of ids -> (n, dim) in the order given; batches hold rows of like length."""
+        ends = torch.tensor([len(row) for row in rows] if pooled is None else list(pooled))
         vectors: Vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         for batch in batches([len(row) for row in rows], self.batch_tokens):
-            ids, mask = _padded([rows[number] for number in batch])
+            ids, mask = (part.to(self.device) for part in padded([rows[number] for number in batch]))
             with torch.inference_mode():
-                found = embed(self.network, ids.to(self.device), mask.to(self.device), self.spec.pooling)
+                found = embed(self.network, ids, mask, self.spec.pooling, ends[batch].to(self.device))
             vectors[batch] = found.cpu().numpy()
             if not np.isfinite(vectors[batch]).all():
                 raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
@@ -146,6 +165,13 @@ class E2RankEncoder:
 
     def _check_chat(self) -> None:
         probe = ListwisePrompt("a query", ("a document",), "a task")
+        if self.spec.prompt == "pair":
+            if self.spec.eos is not None or self.spec.chat != "none" or not self.tokens.tokenizer.sep_token:
+                raise E2RankError(
+                    f"model {self.spec.name}: the prompt variant pair is for encoders: `eos: null`, `chat: none` and a "
+                    "tokenizer with a separator token"
+                )
+            return
         try:
             text = self.tokens.prompt_text(probe)
         except Exception as error:
@@ -166,7 +192,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return groups
 
 
-def _padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, (B, T), padded on the right with 0, which the mask hides."""
     longest = max(map(len, rows))
     ids = torch.zeros((len(rows), longest), dtype=torch.long)

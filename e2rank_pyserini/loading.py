@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.metadata
+import warnings
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from e2rank_pyserini.catalog import ModelSpec, file_of
 from e2rank_pyserini.types import E2RankError
 
 PACKAGE = "pypi:"
+OWN = "e2rank:"  # what an adapter inside this package begins with
 _WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
 _BLOCK = 1 << 20
 _PARTS = (
@@ -40,7 +43,11 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model, report = AutoModel.from_pretrained(
-            where, dtype=dtype, output_loading_info=True, **options, **_unpacked(options)
+            where,
+            dtype=dtype if spec.adapter is None else torch.float32,  # an adapter is added before anything is rounded
+            output_loading_info=True,
+            **options,
+            **_unpacked(options),
         )
     except ImportError as error:  # gguf, sentencepiece
         raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
@@ -112,13 +119,23 @@ def _in_package(spec: ModelSpec) -> Path:
     return path
 
 
+def adapter_of(spec: ModelSpec) -> Path:
+    """The adapter's directory: a path, or one inside this package."""
+    name = str(spec.adapter)
+    return (
+        Path(str(resources.files("e2rank_pyserini"))) / name.removeprefix(OWN) if name.startswith(OWN) else Path(name)
+    )
+
+
 def _merged(model: Any, spec: ModelSpec) -> Any:
     try:
         from peft import PeftModel
     except ImportError as error:
         raise E2RankError(f"model {spec.name}: its adapter needs peft; pip install 'e2rank-pyserini[train]'") from error
     try:
-        return PeftModel.from_pretrained(model, spec.adapter).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
+            return PeftModel.from_pretrained(model, str(adapter_of(spec))).merge_and_unload()
     except Exception as error:
         raise E2RankError(_unreadable(spec, str(spec.adapter), error)) from error
 
@@ -142,7 +159,12 @@ def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
         base = config.parent.name if config is not None else "unknown"
     if spec.adapter is None:
         return base
-    return hashlib.sha256(f"{base} {_hash(_model_files(Path(spec.adapter)))}".encode()).hexdigest()[:16]
+    return with_adapter(base, spec)
+
+
+def with_adapter(base: str, spec: ModelSpec) -> str:
+    """The identity of the base's weights together with those of the adapter."""
+    return hashlib.sha256(f"{base} {_hash(_model_files(adapter_of(spec)))}".encode()).hexdigest()[:16]
 
 
 def _model_files(directory: Path) -> list[Path]:

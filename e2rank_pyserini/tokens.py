@@ -132,9 +132,14 @@ class TextTokenizer:
                 )
             budget -= 1  # a cut text can join its neighbours in one token more than it had alone
 
+    def pooled(self, ids: Ids) -> int:
+        """How many leading tokens of a listwise prompt give its vector: all, or those of the query (`pair`)."""
+        return ids.index(self.tokenizer.sep_token_id) + 1 if self.settings.prompt == "pair" else len(ids)
+
     def prompt_text(self, prompt: ListwisePrompt) -> str:
         """The text that reaches the tokenizer: the user turn through the model's chat template, thinking off."""
-        turn = user_turn(prompt, self.settings.prompt, self.settings.eos or "")
+        between = self.tokenizer.sep_token if self.settings.prompt == "pair" else self.settings.eos
+        turn = user_turn(prompt, self.settings.prompt, between or "")
         if self.settings.chat == "none":
             return turn
         template = None if self.settings.chat == "tokenizer" else self.settings.chat

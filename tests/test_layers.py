@@ -10,18 +10,22 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types"},
-    {"prompts", "trec", "java"},
+    {"types", "losses", "training.processes", "training.sampling"},
+    {"prompts", "trec", "java", "training.log"},
     {"topics"},
-    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking"},
+    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
     {"carried", "loading"},
     {"datasets", "encoder"},
-    {"indexing", "pyserini.bm25", "pyserini.options"},
+    {"training.recipe", "training.state"},
+    {"training.network", "training.step", "training.dev"},
+    {"training.train"},
+    {"indexing", "pyserini.bm25", "pyserini.options", "training.mining", "training.labelling", "training.endpoint"},
     {"pyserini.encoders", "pyserini.feedback"},
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs"},
-    {"commands"},
+    {"training.making"},
+    {"commands", "training.data_command", "training.train_command"},
     {"cli"},
     {"__main__"},
 ]

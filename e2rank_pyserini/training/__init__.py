@@ -1,0 +1,1 @@
+"""Training: the examples, how they are made, and the two stages that learn from them."""

@@ -1,0 +1,191 @@
+"""What ranks the documents of a list: judgments, or the scores of other models and runs."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2rank_pyserini.training.examples import Example, ranked
+from e2rank_pyserini.trec import read_run
+from e2rank_pyserini.types import E2RankError, Encoder
+
+_CHUNK = 4096  # pairs that are tokenised together, so that batches hold pairs of like length
+_LENGTH = 512  # tokens of a query and a document together, where a cross-encoder takes more
+
+
+class Listed(NamedTuple):
+    """A list without its ranking: n docids and their texts, in first-stage order."""
+
+    qid: str
+    query: str
+    docids: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+Scores = NDArray[np.float64]  # (n,), a list's; nan where the scorer does not know the document
+Scorer = Callable[[Sequence[Listed]], list[Scores]]
+
+
+def example(listed: Listed, relevance: Sequence[float], source: str) -> Example | None:
+    """The list ranked by `relevance`, (n,), ties in first-stage order; None where all documents tie."""
+    if len(set(relevance)) < 2:
+        return None
+    return Example(listed.query, listed.texts, ranked(relevance), source, tuple(map(float, relevance)))
+
+
+def grades(listed: Listed, judged: Mapping[str, int]) -> list[float]:
+    """The grade of each document, (n,), 0 for the unjudged."""
+    return [float(judged.get(docid, 0)) for docid in listed.docids]
+
+
+def levels(scores: Scores) -> list[float]:
+    """Scores as relevance, (n,): n for the best, 1 less for every document that is better; equal scores are tied."""
+    return [float(len(scores) - np.count_nonzero(scores > score)) for score in scores]
+
+
+def combined(scores: Sequence[Scores], judged: Sequence[float] | None = None, weight: float = 0.0) -> Scores:
+    """The mean of the scorers' z-scores in one list, plus `weight` x grade, (n,).
+
+    A document that a scorer does not know counts one standard deviation below the last that it knows, so that several
+    such are last and tied. A scorer that tells none apart counts 0.
+    """
+    total: Scores = np.mean([_standardised(row) for row in scores], axis=0)
+    return total if judged is None else total + weight * np.asarray(judged, dtype=np.float64)
+
+
+def by_encoder(encoder: Encoder, task: str | None) -> Scorer:
+    """Cosines of query and document; every different text is encoded once."""
+
+    def score(lists: Sequence[Listed]) -> list[Scores]:
+        queries = {query: row for row, query in enumerate(dict.fromkeys(one.query for one in lists))}
+        texts = {text: row for row, text in enumerate(dict.fromkeys(text for one in lists for text in one.texts))}
+        asked = encoder.encode_queries(list(queries), task)  # (queries, dim)
+        answers = encoder.encode_documents(list(texts))  # (texts, dim)
+        found = []
+        for one in lists:
+            vectors = answers[[texts[text] for text in one.texts]].astype(np.float64)  # (n, dim)
+            # as everywhere, the cosine is a float32: below that, the vectors say nothing
+            found.append((vectors @ asked[queries[one.query]].astype(np.float64)).astype(np.float32).astype(np.float64))
+        return found
+
+    return score
+
+
+def by_run(path: Path) -> Scorer:
+    """The scores of a run; nan for documents that it lacks."""
+    run = read_run(path)
+
+    def score(lists: Sequence[Listed]) -> list[Scores]:
+        if not any(one.qid in run for one in lists):
+            raise E2RankError(f"{path}: none of the queries is in this run (the first is {lists[0].qid})")
+        known = {qid: {hit.docid: hit.score for hit in run.get(qid, [])} for qid in {one.qid for one in lists}}
+        return [np.array([known[one.qid].get(docid, np.nan) for docid in one.docids]) for one in lists]
+
+    return score
+
+
+def by_cross_encoder(
+    name: str, *, device: str | None, dtype: str, max_length: int | None, batch_tokens: int | None
+) -> Scorer:
+    """The logit of a sequence-classification model with one label on (query, document); each pair is scored once."""
+    from e2rank_pyserini.loading import choose_device
+
+    device = choose_device(device)
+    network, tokenizer = _cross_encoder(name, device, dtype)
+    length = _pair_length(name, network, tokenizer, max_length)
+    budget = batch_tokens or (4096 if device == "cpu" else 65536)
+
+    def score(lists: Sequence[Listed]) -> list[Scores]:
+        from tqdm import tqdm
+
+        pairs = list(dict.fromkeys((one.query, text) for one in lists for text in one.texts))
+        scores: dict[tuple[str, str], float] = {}
+        with tqdm(total=len(pairs), unit=" pairs", desc="cross", disable=None, file=sys.stderr) as bar:
+            for start in range(0, len(pairs), _CHUNK):
+                part = pairs[start : start + _CHUNK]
+                found = _logits(network, tokenizer, part, length, budget)
+                scores |= zip(part, found.tolist(), strict=True)
+                bar.update(len(part))
+        if not np.isfinite(list(scores.values())).all():
+            raise E2RankError(f"model {name}: gave a score that is not a number")
+        return [np.array([scores[one.query, text] for text in one.texts]) for one in lists]
+
+    return score
+
+
+def _standardised(scores: Scores) -> Scores:
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        return np.zeros_like(scores)
+    spread = float(known.std()) if known.max() > known.min() else 0.0
+    filled = np.where(np.isnan(scores), known.min() - (spread or 1.0), scores)
+    if filled.max() == filled.min():  # not by the deviation, which rounding keeps from 0
+        return np.zeros_like(scores)
+    standardised: Scores = (filled - filled.mean()) / filled.std()
+    return standardised
+
+
+def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """The model in evaluation mode and its tokenizer; E2RankError when it is not whole or gives no single score."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    from e2rank_pyserini.loading import choose_dtype
+
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=choose_dtype(dtype, device), output_loading_info=True
+        )
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise E2RankError(f"model {name}: cannot be loaded as a cross-encoder: {first}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        raise E2RankError(
+            f"model {name}: is no cross-encoder, or is not whole: its weights lack {min(report['missing_keys'])}"
+        )
+    if network.config.num_labels != 1:
+        raise E2RankError(
+            f"model {name}: expected a cross-encoder with one score, got one with {network.config.num_labels} labels"
+        )
+    if tokenizer.pad_token_id is None:
+        raise E2RankError(f"model {name}: its tokenizer has no padding token")
+    network.config.pad_token_id = tokenizer.pad_token_id  # decoders find the last token by it
+    return network.to(device).eval(), tokenizer
+
+
+def _pair_length(name: str, network: Any, tokenizer: Any, wanted: int | None) -> int:
+    """Tokens of a pair: what was asked for, else as many as the model takes, up to 512."""
+    positions = getattr(network.config, "max_position_embeddings", None) or _LENGTH
+    if wanted is not None and wanted > positions:
+        raise E2RankError(f"model {name}: pairs of up to {wanted} tokens were asked for, but it has {positions}")
+    return int(wanted or min(_LENGTH, positions, tokenizer.model_max_length))
+
+
+def _logits(network: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], length: int, budget: int) -> Scores:
+    """(pairs,) the model's score of each; a pair that is too long loses the end of its longer text."""
+    import torch
+
+    from e2rank_pyserini.encoder import batches
+
+    queries, texts = map(list, zip(*pairs, strict=True))
+    rows = dict(tokenizer(queries, texts, truncation="longest_first", max_length=length))
+    scores: Scores = np.empty(len(pairs), dtype=np.float64)
+    for batch in batches([len(row) for row in rows["input_ids"]], budget):
+        longest = max(len(rows["input_ids"][number]) for number in batch)
+        inputs = {}
+        for key, values in rows.items():  # (B, T) each, padded on the right
+            fill = tokenizer.pad_token_id if key == "input_ids" else 0
+            padded = [values[number] + [fill] * (longest - len(values[number])) for number in batch]
+            inputs[key] = torch.tensor(padded, device=network.device)
+        with torch.inference_mode():
+            scores[batch] = network(**inputs).logits[:, 0].double().cpu().numpy()
+    return scores

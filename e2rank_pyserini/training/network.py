@@ -1,0 +1,105 @@
+"""The model as training needs it: float32 weights or an adapter, no dropout, checkpointing where it is asked for."""
+
+import dataclasses
+from typing import Any
+
+from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.loading import adapter_of, with_adapter
+from e2rank_pyserini.training.recipe import Lora, Recipe
+from e2rank_pyserini.types import E2RankError
+
+
+def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncoder:
+    """The encoder whose network is trained; it stays in evaluation mode, so there is no dropout.
+
+    All weights: float32. With `lora`: the base in the recipe's dtype and frozen, the adapter in float32; where the
+    model has an adapter already, that one is trained further. With `compress`: the linear layers' weights.
+    """
+    if recipe.compress is not None and spec.adapter is not None:
+        raise E2RankError(f"model {spec.name}: is an adapter itself; `compress` starts from whole weights")
+    if recipe.lora is None:
+        encoder = E2RankEncoder.load(spec, device=device, dtype="float32", batch_tokens=recipe.chunk_tokens)
+        encoder.network.requires_grad_(True)  # a merged adapter leaves its base frozen
+    else:
+        base = dataclasses.replace(spec, adapter=None)
+        encoder = E2RankEncoder.load(base, device=device, dtype=recipe.dtype, batch_tokens=recipe.chunk_tokens)
+        encoder.network = _adapted(encoder.network, spec, recipe.lora, recipe.seed)
+        encoder.spec = spec
+        if spec.adapter is not None:
+            encoder.identity = with_adapter(encoder.identity, spec)
+    if recipe.compress is not None:
+        linear = {id(module.weight) for module in linear_layers(encoder.network).values()}
+        for weight in encoder.network.parameters():
+            weight.requires_grad_(id(weight) in linear)
+    if recipe.checkpointing:
+        _checkpoint(encoder.network)
+    return encoder
+
+
+def linear_layers(network: Any) -> dict[str, Any]:
+    """The linear layers by name: those whose change an adapter can hold."""
+    from torch.nn import Linear
+
+    return {name: module for name, module in network.named_modules() if isinstance(module, Linear)}
+
+
+def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
+    """`before` with an adapter of this rank that holds what changed in `network`'s linear layers.
+
+    Also returns the share of the change's energy (squared Frobenius norm) that the rank keeps: Eckart and Young 1936.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    original = {name: module.weight.detach().float() for name, module in linear_layers(before).items()}
+    changes = {
+        name: change
+        for name, module in linear_layers(network).items()
+        if (change := module.weight.detach().float() - original[name]).any()  # BERT's pooler is never used
+    }
+    # alpha = rank: the adapter's product is added as it is
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(changes))
+    adapted = get_peft_model(before, config)
+    kept = total = 0.0
+    for name, change in changes.items():
+        left, sizes, right = torch.linalg.svd(change, full_matrices=False)
+        root = sizes[:rank].sqrt()
+        layer = adapted.get_submodule(f"base_model.model.{name}")
+        most = len(root)
+        with torch.no_grad():
+            layer.lora_A["default"].weight.zero_()[:most] = root[:, None] * right[:rank]
+            layer.lora_B["default"].weight.zero_()[:, :most] = left[:, :rank] * root
+        kept += float((sizes[:rank] ** 2).sum())
+        total += float((sizes**2).sum())
+    return adapted, kept / total if total else 1.0
+
+
+def _adapted(network: Any, spec: ModelSpec, lora: Lora, seed: int) -> Any:
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
+    except ImportError as error:
+        raise E2RankError("a recipe with lora needs peft; pip install 'e2rank-pyserini[train]'") from error
+    import torch
+
+    if spec.adapter is not None:
+        return PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets) or "all-linear"
+    )
+    try:
+        return get_peft_model(network, config).eval()
+    except ValueError as error:  # targets that the model does not have
+        raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
+
+
+def _checkpoint(network: Any) -> None:
+    """Recompute each layer's activations. Transformers does so in training mode only: the layers' flag alone is set."""
+    if hasattr(network, "activation_checkpointing_enable"):  # Transformers 5 renamed it
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in network.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True

@@ -1,0 +1,124 @@
+"""A training recipe as a frozen record, read from YAML as strictly as models and data sets are."""
+
+import dataclasses
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from e2rank_pyserini.catalog import near_miss, one_of, record, yaml_file
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
+from e2rank_pyserini.types import E2RankError
+
+STAGES = ("embed", "rank")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter (Hu et al. 2022); `targets` are module names, or all linear layers when empty."""
+
+    rank: int
+    alpha: int
+    targets: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """What a source's queries and lists are told."""
+
+    retrieval: str = RETRIEVAL_TASK
+    rerank: str = RERANK_TASK
+    noun: str = "Documents"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The fields are explained at the head of recipes.yaml."""
+
+    stage: str
+    learning_rate: float
+    batch: int
+    epochs: int = 1
+    steps: int | None = None
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    temperature: float = 0.03
+    infonce_weight: float = 1.0
+    ranknet_weight: float = 2.0
+    ranknet_scale: float = 10.0
+    listwise: str = "prompt"
+    order: str = "given"
+    window: int | None = None
+    documents: int | None = None
+    document_length: int | None = None
+    query_length: int | None = None
+    prompt_length: int | None = None
+    lora: Lora | None = None
+    compress: int | None = None
+    dtype: str = "bfloat16"
+    chunk_tokens: int = 8192
+    cached: bool = False
+    checkpointing: bool = False
+    seed: int = 0
+    evaluate_every: int | None = None
+    save_every: int | None = None
+    tasks: dict[str, Tasks] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of("recipe: stage", self.stage, STAGES)
+        one_of("recipe: listwise", self.listwise, ("prompt", "query"))
+        one_of("recipe: order", self.order, ("given", "shuffle", "reverse"))
+        one_of("recipe: dtype", self.dtype, ("bfloat16", "float32"))
+        for name in ("batch", "epochs", "steps", "window", "chunk_tokens", "evaluate_every", "save_every", "compress"):
+            self._at_least(name, 1)
+        self._at_least("documents", 2)
+        for name in ("learning_rate", "temperature", "ranknet_scale", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise E2RankError(f"recipe: {name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "infonce_weight", "ranknet_weight"):
+            self._at_least(name, 0)
+        if self.warmup > 1:
+            raise E2RankError(f"recipe: warmup: expected a share of at most 1, got {self.warmup}")
+        if self.lora is not None and min(self.lora.rank, self.lora.alpha) < 1:
+            raise E2RankError(f"recipe: lora: expected rank and alpha of at least 1, got {self.lora}")
+        if self.lora is not None and self.compress is not None:
+            raise E2RankError("recipe: lora and compress exclude each other: both make an adapter")
+        if self.stage == "rank" and self.infonce_weight == 0 and self.ranknet_weight == 0:
+            raise E2RankError("recipe: infonce_weight and ranknet_weight are both 0: there is nothing to train")
+
+    @property
+    def prompts(self) -> bool:
+        """Whether listwise prompts are encoded."""
+        return self.stage == "rank" and self.listwise == "prompt" and self.ranknet_weight > 0
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not least <= value < float("inf"):
+            raise E2RankError(f"recipe: {name}: expected at least {least}, got {value}")
+
+
+def recipe(name: str | None, stage: str | None) -> Recipe:
+    """The recipe of a YAML file, a named one of recipes.yaml, or the paper's for this stage.
+
+    A file's keys replace those of the paper's recipe for its stage. Raises E2RankError for an unknown key or value.
+    """
+    named: dict[str, Any] = yaml_file(Path(str(resources.files("e2rank_pyserini") / "recipes.yaml")))["recipes"]
+    if name is None:
+        if stage is None:
+            raise E2RankError("name the --stage (embed or rank) or a --recipe")
+        return _recipe({}, stage, named, f"recipes.yaml: {stage}")
+    if name in named:
+        return _recipe(named[name], stage, named, f"recipes.yaml: {name}")
+    if not Path(name).is_file():
+        raise E2RankError(f"recipe {name!r}: expected a YAML file or one of {', '.join(named)}{near_miss(name, named)}")
+    return _recipe(yaml_file(Path(name)), stage, named, name)
+
+
+def _recipe(fields: dict[str, Any], stage: str | None, named: dict[str, Any], where: str) -> Recipe:
+    chosen = fields.get("stage", stage)
+    if stage is not None and chosen != stage:
+        raise E2RankError(f"{where}: is for stage {chosen!r}, not for --stage {stage}")
+    if chosen not in STAGES:
+        raise E2RankError(f"{where}: stage: expected one of {', '.join(STAGES)}, got {chosen!r}")
+    made: Recipe = record(Recipe, {**named[chosen], **fields, "stage": chosen}, where)
+    return made

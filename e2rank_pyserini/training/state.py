@@ -1,0 +1,114 @@
+"""What a training run leaves: its state while it runs, so that a killed one goes on, and the model when it is done."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
+from e2rank_pyserini.trec import atomic
+from e2rank_pyserini.types import E2RankError
+
+_FILES = {"step.json": "step", "weights.safetensors": "weights", "optimizer.safetensors": "moments"}
+
+
+def trained(network: Any) -> dict[str, torch.Tensor]:
+    """The parameters that are trained, by name."""
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def save(place: Path, network: Any, optimizer: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+    """Write weights, moments and `record` as one directory, renamed into `place`."""
+    fresh = place.with_name(place.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    weights = trained(network)
+    save_file(
+        {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, fresh / "weights.safetensors"
+    )
+    moments = {
+        f"{name} {key}": torch.as_tensor(value).cpu().contiguous()
+        for name, weight in weights.items()
+        for key, value in optimizer.state[weight].items()
+    }
+    save_file(moments, fresh / "optimizer.safetensors")
+    (fresh / "step.json").write_text(json.dumps(record), encoding="utf-8")
+    old = place.with_name(place.name + ".old")
+    if place.exists():  # else `old` is the one that is whole
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+    fresh.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(
+    place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> tuple[int, float, int] | None:
+    """Put a saved state back and return its step, seconds and tokens; None where there is none.
+
+    Raises E2RankError when it cannot be read, and when its run's fingerprint is another.
+    """
+    if not place.exists():  # killed between two renames: the one before is whole
+        place = place.with_name(place.name + ".old")
+        if not place.exists():
+            return None
+    try:
+        record: dict[str, Any] = json.loads((place / "step.json").read_text(encoding="utf-8"))
+        found = int(record["step"]), float(record["seconds"]), int(record["tokens"])
+        if record["fingerprint"] != fingerprint:
+            raise E2RankError(
+                f"{place.parent}: holds the state of another run (model, recipe, data or dev lists differ); "
+                "remove it, or name another output"
+            )
+        kept = load_file(place / "weights.safetensors")
+        moments = load_file(place / "optimizer.safetensors")
+        weights = trained(network)
+        for name, weight in weights.items():
+            weight.data.copy_(kept[name])
+            prefix = f"{name} "
+            optimizer.state[weight] = {
+                key.removeprefix(prefix): value if key.endswith(" step") else value.to(weight.device)
+                for key, value in moments.items()
+                if key.startswith(prefix)
+            }
+    except E2RankError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise E2RankError(f"{place}: the saved state cannot be read ({reason}); remove it to start again") from error
+    return found
+
+
+def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> None:
+    """The trained model as a directory that `--encoder` takes: an adapter on its base, or whole weights."""
+    adapter = hasattr(network, "peft_config")
+    if adapter:
+        for config in network.peft_config.values():
+            config.base_model_name_or_path = spec.source  # not this machine's path
+        network.save_pretrained(place, save_embedding_layers=False)  # or peft would ask the hub for the base
+        (place / "README.md").unlink(missing_ok=True)  # peft's empty card
+    else:
+        network.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+    fields = dataclasses.asdict(spec)
+    del fields["name"]
+    if adapter:
+        fields["adapter"] = "."
+        if Path(spec.source).exists():  # found from any directory
+            fields["source"] = str(Path(spec.source).resolve())
+    else:
+        fields |= {"source": None, "adapter": None, "revision": None}
+    fields = {key: value for key, value in fields.items() if value is not None or key == "eos"}
+    with atomic(place / OWN_FILE) as file:
+        yaml.safe_dump(fields, file, sort_keys=False, allow_unicode=True)
+
+
+def rename(made: Path, place: Path) -> None:
+    """Give a finished directory its name."""
+    os.replace(made, place)

@@ -1,0 +1,270 @@
+"""Examples -> model: the loop over the batches, with looks at the dev lists and states to go on from."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import random
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from e2rank_pyserini import __version__
+from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.training import state
+from e2rank_pyserini.training.dev import look
+from e2rank_pyserini.training.examples import Example
+from e2rank_pyserini.training.log import Log, plot, read_log
+from e2rank_pyserini.training.network import compressed, learner
+from e2rank_pyserini.training.processes import group, own_device, wait
+from e2rank_pyserini.training.recipe import Recipe
+from e2rank_pyserini.training.sampling import schedule
+from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
+from e2rank_pyserini.trec import check_writable
+from e2rank_pyserini.types import E2RankError
+
+Batch = list[int]
+
+
+def train(
+    spec: ModelSpec,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    output: Path,
+    *,
+    dev: Sequence[Example] = (),
+    device: str | None = None,
+    stop_after: int | None = None,
+) -> dict[str, Any]:
+    """Train `spec`'s model by `recipe` and write it to the directory `output`; returns what its training.json says.
+
+    Everything that is random follows from the recipe's seed. While it runs, the state is in `output`.training, and the
+    same call goes on from it. Under torchrun every process makes this call. `stop_after` ends the run early at this
+    step and leaves the state. Raises E2RankError when the output exists, when no source fills a batch, when the state
+    is that of another run, and when the loss is not a number.
+    """
+    if output.exists():
+        raise E2RankError(f"{output}: exists already")
+    check_writable(output)
+    with group(own_device(device) or "") as (rank, world):
+        run = Training(spec, recipe, examples, output, dev, own_device(device), rank, world)
+        return run.go(stop_after)
+
+
+class Training:
+    """One run in one process: the model, its optimizer, the batches, and where it is."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        recipe: Recipe,
+        examples: Sequence[Example],
+        output: Path,
+        dev: Sequence[Example],
+        device: str | None,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.recipe, self.output, self.dev = recipe, output, dev
+        self.rank, self.world = rank, world
+        self.examples = [chosen(example, recipe) for example in examples]
+        if recipe.batch < world:
+            raise E2RankError(f"a batch of {recipe.batch} is too small for {world} processes")
+        self.batches = batches_of(self.examples, recipe)
+        lengths = {
+            "document": recipe.document_length or spec.lengths.document,
+            "query": recipe.query_length or spec.lengths.query,
+            "prompt": recipe.prompt_length or spec.lengths.prompt,
+        }
+        self.window = recipe.window or spec.window
+        self.result = dataclasses.replace(spec, window=self.window)  # what is trained shorter is not used shorter
+        self.read = dataclasses.replace(spec, lengths=dataclasses.replace(spec.lengths, **lengths))
+        self.encoder = learner(self.read, recipe, device)
+        weights = state.trained(self.encoder.network)
+        self.optimizer = torch.optim.AdamW(
+            weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999)
+        )
+        self.working = output.with_name(output.name + ".training")
+        self.print = fingerprint(self.encoder.identity, self.read, recipe, self.examples, dev)
+        self.step = 0
+        self.seconds = 0.0
+        self.tokens = 0
+
+    def go(self, stop_after: int | None) -> dict[str, Any]:
+        """All steps that are left, then the model."""
+        self._resume()
+        with contextlib.closing(Log(self.working, self.step)) if self.rank == 0 else contextlib.nullcontext() as log:
+            last = self._steps(log, stop_after)
+        record = {"steps": self.step, "seconds": self.seconds, "tokens": self.tokens}
+        if last == len(self.batches) and self.rank == 0:
+            record = self._finish(record)
+        wait()
+        return record
+
+    def _steps(self, log: Log | None, stop_after: int | None) -> int:
+        """Go on to the last step, and return its number."""
+        from tqdm import tqdm
+
+        last = min(len(self.batches), stop_after or len(self.batches))
+        started = time.monotonic() - self.seconds
+        with tqdm(
+            total=len(self.batches), initial=self.step, unit=" steps", desc="train", disable=None if log else True
+        ) as bar:
+            if log and self.dev and self.step == 0:
+                log.add(0, self.look())
+            while self.step < last:
+                values = self.one()
+                self.tokens += int(values["tokens"])
+                self.seconds = time.monotonic() - started
+                if log:
+                    log.add(self.step, values)
+                    bar.set_postfix(
+                        {name: f"{values[name]:.3f}" for name in ("loss", "infonce", "ranknet") if name in values}
+                    )
+                    bar.update()
+                    if self._due(self.recipe.evaluate_every) and self.dev:
+                        looked = self.look()
+                        log.add(self.step, looked)
+                        tqdm.write(f"step {self.step}: {_words(values | looked)}", file=sys.stderr)
+                if self._due(self.recipe.save_every) or self.step == last:
+                    self._save()
+        return last
+
+    def one(self) -> dict[str, float]:
+        """One step: the losses, the rate, the norm of the gradient, and how many tokens were read."""
+        recipe, network = self.recipe, self.encoder.network
+        examples = [self.examples[number] for number in self.batches[self.step]]
+        chance = random.Random(f"{recipe.seed} {self.step}")
+        rows = rows_of(examples, self.encoder.tokens, recipe, self.window, chance)
+
+        def loss_of(vectors: torch.Tensor) -> Losses:
+            return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair")
+
+        self.optimizer.zero_grad()
+        parts = self._backward(rows, loss_of)
+        weights = [weight for weight in network.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
+        if not math.isfinite(float(parts["loss"])) or not math.isfinite(float(norm)):
+            raise E2RankError(
+                f"step {self.step + 1}: the loss or its gradient is not a number; lower the learning rate "
+                f"(the state of the last save is in {self.working})"
+            )
+        rate = learning_rate(self.step, len(self.batches), recipe)
+        for members in self.optimizer.param_groups:
+            members["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        values = {name: float(value) for name, value in parts.items()}
+        return {**values, "rate": rate, "norm": float(norm), "tokens": sum(map(len, rows.ids))}
+
+    def _backward(self, rows: Rows, loss_of: Any) -> Losses:
+        return backward(
+            self.encoder.network,
+            self.encoder.spec.pooling,
+            rows,
+            loss_of,
+            chunk_tokens=self.recipe.chunk_tokens,
+            cached=self.recipe.cached,
+            dtype=getattr(torch, self.recipe.dtype),
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def look(self) -> dict[str, float]:
+        """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's."""
+        enabled = self.recipe.dtype == "bfloat16"
+        with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return look(self.encoder, self.dev, self.window, self.recipe)
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _resume(self) -> None:
+        found = state.restore(self.working / "state", self.encoder.network, self.optimizer, self.print)
+        if found is None:
+            return
+        self.step, self.seconds, self.tokens = found
+        if self.rank == 0:
+            print(f"going on after step {self.step} of {len(self.batches)}", file=sys.stderr)
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            kept = {"step": self.step, "seconds": self.seconds, "tokens": self.tokens, "fingerprint": self.print}
+            state.save(self.working / "state", self.encoder.network, self.optimizer, kept)
+        wait()
+
+    def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The model, its log and what made it, written aside and renamed; the state goes."""
+        made = self.working / "model"
+        shutil.rmtree(made, ignore_errors=True)
+        network = self.encoder.network
+        if self.recipe.compress is not None:
+            before = learner(self.read, dataclasses.replace(self.recipe, checkpointing=False), "cpu").network
+            network, record["energy_kept"] = compressed(network.cpu(), before, self.recipe.compress)
+            network = network.half()  # half the size; inference is in 16 bits anyway
+        state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
+        sources: dict[str, int] = {}
+        for example in self.examples:
+            sources[example.source] = sources.get(example.source, 0) + 1
+        record |= {
+            "base": self.encoder.record,
+            "recipe": dataclasses.asdict(self.recipe),
+            "examples": sources,
+            "fingerprint": self.print,
+            "processes": self.world,
+            "versions": {"e2rank": __version__, "torch": torch.__version__},
+        }
+        (made / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        plot(read_log(self.working / "metrics.jsonl"), made / "loss.png")
+        # copied: a run that is killed here still has its log
+        shutil.copy(self.working / "metrics.jsonl", made / "metrics.jsonl")
+        shutil.copytree(self.working / "tensorboard", made / "tensorboard")
+        state.rename(made, self.output)
+        shutil.rmtree(self.working)
+        return record
+
+
+def batches_of(examples: Sequence[Example], recipe: Recipe) -> list[Batch]:
+    """All batches of the run, in order: `epochs` passes, or as many as `steps` need."""
+    sources = [example.source for example in examples]
+    batches: list[Batch] = []
+    epoch = 0
+    while epoch < recipe.epochs if recipe.steps is None else len(batches) < recipe.steps:
+        found = schedule(sources, recipe.batch, recipe.seed, epoch)
+        if not found:
+            raise E2RankError(
+                f"{len(examples)} examples: no source has the {recipe.batch} of one batch; lower the recipe's batch"
+            )
+        batches += found
+        epoch += 1
+    return batches[: recipe.steps]
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first share of the steps, then linear decay that would reach 0 after the last."""
+    warm = max(1, round(recipe.warmup * steps))
+    share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+    return recipe.learning_rate * min(1.0, share)
+
+
+def fingerprint(identity: str, spec: ModelSpec, recipe: Recipe, *data: Sequence[Example]) -> str:
+    """Of everything that decides the result; how memory is spent does not, nor where the weights lie."""
+    settings, read = dataclasses.asdict(recipe), dataclasses.asdict(spec)
+    for name in ("name", "source", "adapter", "revision", "dtype"):  # what of them matters is in the identity
+        del read[name]
+    for name in ("chunk_tokens", "cached", "checkpointing", "save_every"):
+        del settings[name]
+    digest = hashlib.sha256(json.dumps([identity, read, settings]).encode())
+    for examples in data:
+        digest.update(json.dumps([list(example) for example in examples]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _words(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in ("rate", "norm", "tokens"))

@@ -1,0 +1,73 @@
+"""`e2rank train`: training examples -> a model that `--encoder` takes."""
+
+import dataclasses
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+PROMPTS = ("paper", "card", "train", "pair")
+
+
+def train(arguments: Namespace) -> None:
+    """Training examples -> model directory."""
+    from e2rank_pyserini.catalog import model
+    from e2rank_pyserini.training.examples import read_examples
+    from e2rank_pyserini.training.recipe import recipe
+    from e2rank_pyserini.training.train import train as run
+    from e2rank_pyserini.types import E2RankError
+
+    output = Path(arguments.output)
+    if output.exists():
+        raise E2RankError(f"{output}: exists already")
+    chosen = recipe(arguments.recipe, arguments.stage)
+    asked = {name: getattr(arguments, name) for name in ("steps", "batch", "seed", "learning_rate", "order", "window")}
+    chosen = dataclasses.replace(chosen, **{name: value for name, value in asked.items() if value is not None})
+    spec = model(arguments.encoder, arguments.like)
+    spec = dataclasses.replace(spec, prompt=arguments.prompt or spec.prompt)
+    examples = [example for path in arguments.data for example in read_examples(Path(path))]
+    dev = [example for path in arguments.dev for example in read_examples(Path(path))]
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    record = run(spec, chosen, examples, output, dev=dev, device=arguments.device)
+    if "examples" in record:  # the process that wrote the model
+        print(
+            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens -> {output} "
+            f"({record['seconds']:.1f} s)",
+            file=sys.stderr,
+        )
+
+
+def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
+    """The `train` command."""
+    parser: ArgumentParser = subparsers.add_parser(
+        "train", help="training examples -> model: InfoNCE, then InfoNCE and RankNet on the listwise prompt"
+    )
+    parser.set_defaults(function=train)
+    parser.add_argument("--encoder", required=True, metavar="NAME|DIR", help="the model to start from")
+    parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
+    parser.add_argument("--prompt", choices=PROMPTS, help="variant of the listwise prompt (default: the model's)")
+    parser.add_argument("--stage", choices=("embed", "rank"), help="the paper's recipe of this stage")
+    parser.add_argument("--recipe", metavar="NAME|FILE", help="a recipe of recipes.yaml or a file with such keys")
+    parser.add_argument("--data", required=True, nargs="+", metavar="FILE", help="training examples, JSON lines")
+    parser.add_argument("--dev", nargs="+", default=[], metavar="FILE", help="lists to measure nDCG@10 on meanwhile")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the model directory to make")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, … (default: a GPU where there is one)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    _overrides(parser, positive)
+
+
+def _overrides(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
+    group: Iterable[tuple[str, Any, str]] = (
+        ("--steps", positive, "N"),
+        ("--batch", positive, "N"),
+        ("--window", positive, "N"),
+        ("--seed", int, "N"),
+        ("--learning-rate", float, "RATE"),
+        ("--order", str, "given|shuffle|reverse"),
+    )
+    for name, kind, metavar in group:
+        parser.add_argument(name, type=kind, metavar=metavar, help="instead of the recipe's")

@@ -1,0 +1,260 @@
+"""`e2rank train`: one process and two, killed and run again, and bad input in one line."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from e2rank_pyserini.catalog import model
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.training.examples import read_examples
+from e2rank_pyserini.training.recipe import recipe as read_recipe
+from e2rank_pyserini.training.train import train
+from tests.conftest import sentences
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+PLAIN = {"stage": "rank", "dtype": "float32", "learning_rate": 0.001, "cached": True, "checkpointing": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_model: Path) -> Path:
+    """A directory with data, dev lists and a recipe."""
+    texts = sentences(60, seed=21, most=15)
+    rows = [
+        {
+            "query": f"wing {number}",
+            "document": texts[4 * number : 4 * number + 4],
+            "ranking": [3, 1, 4, 2],
+            "source": "ab"[number % 2],
+        }
+        for number in range(15)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[12:]))
+    recipe(tmp_path)
+    return tmp_path
+
+
+def recipe(place: Path, **fields: Any) -> None:
+    settings = {**PLAIN, "batch": 3, "steps": 6, "save_every": 2, "evaluate_every": 3, **fields}
+    (place / "recipe.yaml").write_text(yaml.safe_dump(settings))
+
+
+def words(place: Path, tiny_model: Path, output: str = "out", more: str = "") -> list[str]:
+    line = f"train --encoder {tiny_model} --recipe {place}/recipe.yaml --data {place}/data.jsonl --threads 1 "
+    return shlex.split(f"{line} --dev {place}/dev.jsonl --device cpu --output {place}/{output} {more}")
+
+
+def curve(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def assert_alike(found: Path, expected: Path, tolerance: float) -> None:
+    """The same losses and measures at the same steps, and the same weights."""
+    theirs, ours = curve(expected), curve(found)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
+    before, after = (load_file(place / "model.safetensors") for place in (expected, found))
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], atol=tolerance, err_msg=name)
+
+
+def test_two_processes_are_as_one(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    assert main(words(place, tiny_model, "one")) == 0
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    command = [sys.executable, "-m", *torchrun, "-m", "e2rank_pyserini", *words(place, tiny_model, "two")]
+    done = subprocess.run(command, env=ALONE, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("12 examples, 6 steps") == 1  # one of them says so
+    assert json.loads((place / "two" / "training.json").read_text())["processes"] == 2
+    assert_alike(place / "two", place / "one", 1e-4)
+    assert not (place / "two.training").exists()
+
+
+def test_a_killed_command_goes_on(place: Path, tiny_model: Path):
+    recipe(place, steps=60, evaluate_every=20, save_every=5)
+    assert main(words(place, tiny_model, "whole")) == 0
+    command = [sys.executable, "-m", "e2rank_pyserini", *words(place, tiny_model)]
+    running = subprocess.Popen(command, env=ALONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = place / "out.training" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    try:
+        while not (log.exists() and log.read_text().count("\n") > 12):
+            assert running.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)
+    finally:
+        running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert not (place / "out").exists()
+    reached = json.loads((place / "out.training" / "state" / "step.json").read_text())["step"]
+    assert 5 <= reached < 60
+    assert main(words(place, tiny_model)) == 0
+    assert_alike(place / "out", place / "whole", 1e-6)
+
+
+def test_options_replace_the_recipes(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    more = "--steps 2 --batch 2 --window 3 --seed 5 --learning-rate 0.01 --order reverse --prompt train"
+    assert main(words(place, tiny_model, more=more)) == 0
+    printed, told = capfd.readouterr()
+    assert printed == ""
+    assert "12 examples, 2 steps, " in told
+    record = json.loads((place / "out" / "training.json").read_text())
+    made = record["recipe"]
+    assert [made[name] for name in "steps batch window seed learning_rate order".split()] == [
+        2,
+        2,
+        3,
+        5,
+        0.01,
+        "reverse",
+    ]
+    read = E2RankEncoder.load(str(place / "out"), device="cpu")
+    assert (read.spec.prompt, read.spec.window) == ("train", 3)
+
+
+def test_what_is_trained_makes_an_index(place: Path, tiny_model: Path, beir: Path):
+    assert main(words(place, tiny_model, more="--steps 1")) == 0
+    made = ["index", "--dataset", str(beir), "--encoder", str(place / "out"), "--output", str(place / "index")]
+    assert main(made) == 0
+    sidecar = json.loads((place / "index" / "e2rank.json").read_text())
+    assert str(place / "out") in json.dumps(sidecar)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("unknown-key", {"ranknet_wieght": 2.0}, "", "unknown key 'ranknet_wieght'; did you mean ranknet_weight"),
+    ("unknown-task-key", {"tasks": {"a": {"retrival": "x"}}}, "", "unknown key 'retrival'; did you mean retrieval"),
+    ("unknown-lora-key", {"lora": {"rank": 2, "alpha": 2, "target": []}}, "", "unknown key 'target'"),
+    ("lora-rank", {"lora": {"rank": 0, "alpha": 2}}, "", "lora: expected rank and alpha of at least 1"),
+    ("lora-targets", {"lora": {"rank": 1, "alpha": 2, "targets": ["x_proj"]}}, "", "lora does not fit it"),
+    ("lora-and-compress", {"lora": {"rank": 1, "alpha": 2}, "compress": 2}, "", "exclude each other"),
+    ("ill-typed", {"batch": "three"}, "", "batch: expected int, got 'three'"),
+    ("rate-word", {"learning_rate": "2e-5"}, "", "learning_rate: expected float, got '2e-5'"),
+    ("rate-zero", {"learning_rate": 0.0}, "", "learning_rate: expected a number above 0"),
+    ("rate-nan", {}, "--learning-rate nan", "learning_rate: expected a number above 0, got nan"),
+    ("rate-negative", {}, "--learning-rate=-1", "learning_rate: expected a number above 0, got -1.0"),
+    ("temperature", {"temperature": -0.1}, "", "temperature: expected a number above 0"),
+    ("warmup", {"warmup": 300}, "", "warmup: expected a share of at most 1"),
+    ("documents", {"documents": 1}, "", "documents: expected at least 2"),
+    ("length", {"document_length": 1}, "", "lengths must be at least 2"),
+    ("too-long", {"prompt_length": 4096}, "", "has 2048 positions"),
+    ("nothing-to-train", {"infonce_weight": 0, "ranknet_weight": 0}, "", "there is nothing to train"),
+    ("stage-unknown", {"stage": "both"}, "", "stage: expected one of embed, rank, got 'both'"),
+    ("stage-mismatch", {}, "--stage embed", "is for stage 'rank', not for --stage embed"),
+    ("stage-mismatch-named", {}, "--recipe embed --stage rank", "is for stage 'embed', not for --stage rank"),
+    ("recipe-unknown", {}, "--recipe rnak", "did you mean rank"),
+    ("recipe-missing", {}, "--recipe no.yaml", "recipe 'no.yaml': expected a YAML file"),
+    ("recipe-directory", {}, "--recipe {place}", "expected a YAML file"),
+    ("recipe-no-yaml", {}, "--recipe {place}/list.yaml", "list.yaml: expected a mapping"),
+    ("order", {}, "--order sorted", "order: expected one of given, shuffle, reverse, got 'sorted'"),
+    ("data-missing", {}, "--data {place}/none.jsonl", "none.jsonl"),
+    ("data-empty", {}, "--data {place}/empty.jsonl", "no training examples"),
+    ("data-broken", {}, "--data {place}/data.jsonl {place}/broken.jsonl", "broken.jsonl:1: "),
+    ("dev-missing", {}, "--dev {place}/none.jsonl", "none.jsonl"),
+    ("too-few", {}, "--batch 7", "12 examples: no source has the 7 of one batch"),
+    ("model-unknown", {}, "--encoder minilmm", "did you mean minilm"),
+    ("like-unknown", {}, "--like e2rank", "like 'e2rank': expected a named model"),
+    ("device", {}, "--device cuda:99", "device 'cuda:99': not usable here"),
+    ("output-exists", {}, "--output {place}/data.jsonl", "data.jsonl: exists already"),
+    ("output-below-a-file", {}, "--output {place}/data.jsonl/out", "data.jsonl is not a directory that may be written"),
+]
+
+
+def contents(place: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(place)): path.read_bytes() if path.is_file() else None for path in place.rglob("*")}
+
+
+@pytest.mark.parametrize(("fields", "more", "fragment"), [pytest.param(*columns, id=name) for name, *columns in BAD])
+def test_bad_input_is_one_line(
+    place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], fields: dict[str, Any], more: str, fragment: str
+):
+    (place / "list.yaml").write_text("- stage\n")
+    (place / "empty.jsonl").write_text("\n")
+    (place / "broken.jsonl").write_text('{"query": "q"}\n')
+    recipe(place, **fields)
+    before = contents(place)
+    capfd.readouterr()
+    assert main(words(place, tiny_model, more=more.format(place=place))) == 1
+    printed, told = capfd.readouterr()
+    assert printed == ""
+    assert told.startswith("e2rank train: ")
+    assert told.count("\n") == 1, told
+    assert fragment in told
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("more", ["--steps 0", "--batch two", "--window -1", "--stage both", "--prompt papers"])
+def test_usage_errors(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], more: str):
+    with pytest.raises(SystemExit) as ended:
+        main(words(place, tiny_model, more=more))
+    assert ended.value.code == 2
+    assert "usage: e2rank train" in capfd.readouterr()[1]
+
+
+def test_neither_stage_nor_recipe(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    line = f"train --encoder {tiny_model} --data {place}/data.jsonl --output {place}/out"
+    assert main(shlex.split(line)) == 1
+    assert capfd.readouterr()[1] == "e2rank train: name the --stage (embed or rank) or a --recipe\n"
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    recipe(place, learning_rate=1.0e30, save_every=None, evaluate_every=None)
+    capfd.readouterr()
+    assert main(words(place, tiny_model)) == 1
+    printed, told = capfd.readouterr()
+    assert printed == ""
+    assert told.count("\n") == 1, told
+    assert "step 2: the loss or its gradient is not a number; lower the learning rate" in told
+    assert not (place / "out").exists()
+    assert not (place / "out.training" / "state").exists()  # there is nothing broken to go on from
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b"x"), lambda path: path.unlink()])
+def test_a_broken_state_is_one_line(
+    place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], harm: Callable[[Path], object]
+):
+    examples, dev = (read_examples(place / name) for name in ("data.jsonl", "dev.jsonl"))
+    chosen = read_recipe(str(place / "recipe.yaml"), None)
+    train(model(str(tiny_model)), chosen, examples, place / "out", dev=dev, device="cpu", stop_after=2)
+    harm(place / "out.training" / "state" / "weights.safetensors")
+    before = contents(place)
+    capfd.readouterr()
+    assert main(words(place, tiny_model)) == 1
+    told = capfd.readouterr()[1]
+    assert told.count("\n") == 1, told
+    assert "state: the saved state cannot be read (" in told
+    assert contents(place) == before
