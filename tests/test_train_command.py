@@ -179,6 +179,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("recipe-directory", {}, "--recipe {place}", "expected a YAML file"),
     ("recipe-no-yaml", {}, "--recipe {place}/list.yaml", "list.yaml: expected a mapping"),
     ("order", {}, "--order sorted", "order: expected one of given, shuffle, reverse, got 'sorted'"),
+    ("listwise", {}, "--listwise both", "listwise: expected one of prompt, query, got 'both'"),
+    ("no-loss", {}, "--infonce-weight 0 --ranknet-weight 0", "there is nothing to train"),
     ("data-missing", {}, "--data {place}/none.jsonl", "none.jsonl"),
     ("data-empty", {}, "--data {place}/empty.jsonl", "no training examples"),
     ("data-broken", {}, "--data {place}/data.jsonl {place}/broken.jsonl", "broken.jsonl:1: "),

@@ -3,11 +3,22 @@
 import dataclasses
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PROMPTS = ("paper", "card", "train", "pair")
+OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None: a whole number above 0
+    ("steps", None, "N"),
+    ("batch", None, "N"),
+    ("window", None, "N"),
+    ("seed", int, "N"),
+    ("learning_rate", float, "RATE"),
+    ("order", str, "given|shuffle|reverse"),
+    ("listwise", str, "prompt|query"),
+    ("infonce_weight", float, "W"),
+    ("ranknet_weight", float, "W"),
+)
 
 
 def train(arguments: Namespace) -> None:
@@ -22,7 +33,7 @@ def train(arguments: Namespace) -> None:
     if output.exists():
         raise E2RankError(f"{output}: exists already")
     chosen = recipe(arguments.recipe, arguments.stage)
-    asked = {name: getattr(arguments, name) for name in ("steps", "batch", "seed", "learning_rate", "order", "window")}
+    asked = {name: getattr(arguments, name) for name, *_ in OVERRIDES}
     chosen = dataclasses.replace(chosen, **{name: value for name, value in asked.items() if value is not None})
     spec = model(arguments.encoder, arguments.like)
     spec = dataclasses.replace(spec, prompt=arguments.prompt or spec.prompt)
@@ -57,17 +68,6 @@ def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="the model directory to make")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, … (default: a GPU where there is one)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
-    _overrides(parser, positive)
-
-
-def _overrides(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
-    group: Iterable[tuple[str, Any, str]] = (
-        ("--steps", positive, "N"),
-        ("--batch", positive, "N"),
-        ("--window", positive, "N"),
-        ("--seed", int, "N"),
-        ("--learning-rate", float, "RATE"),
-        ("--order", str, "given|shuffle|reverse"),
-    )
-    for name, kind, metavar in group:
-        parser.add_argument(name, type=kind, metavar=metavar, help="instead of the recipe's")
+    group = parser.add_argument_group("instead of the recipe's")
+    for name, kind, metavar in OVERRIDES:
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind or positive, metavar=metavar)
