@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2rank_pyserini import __version__
+from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
+    add_compare_parser(commands, (_dataset, _topics, _judgments))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
@@ -120,6 +122,11 @@ def _rerank(parser: argparse.ArgumentParser) -> None:
 def _eval(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
+    _judgments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")
+
+
+def _judgments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
     parser.add_argument(
         "--relevance",
@@ -127,7 +134,6 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         metavar="GRADE",
         help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")
 
 
 def _pyserini(parser: argparse.ArgumentParser) -> None:

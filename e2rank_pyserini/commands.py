@@ -14,6 +14,7 @@ from e2rank_pyserini.inputs import (
     check_index,
     corpus_source,
     document_template,
+    judgments,
     loaded_encoder,
     named_dataset,
     opened_index,
@@ -21,7 +22,7 @@ from e2rank_pyserini.inputs import (
     topics_of,
 )
 from e2rank_pyserini.prompts import document_text
-from e2rank_pyserini.trec import check_writable, read_qrels, read_run, write_run
+from e2rank_pyserini.trec import check_writable, read_run, write_run
 from e2rank_pyserini.types import E2RankError, Run, Topics
 
 if TYPE_CHECKING:
@@ -181,10 +182,7 @@ def eval(arguments: Namespace) -> None:
     from e2rank_pyserini.evaluation import evaluate, table
 
     data = named_dataset(arguments)
-    if not arguments.qrels and data is None:
-        raise E2RankError("name the judgments with --qrels FILE or --dataset")
-    qrels = read_qrels(Path(arguments.qrels)) if arguments.qrels or data is None else data.qrels()
-    relevance = arguments.relevance or (data.spec.relevance if data else 1)
+    qrels, relevance = judgments(arguments, data)
     rows, without_hits = [], []
     for path in arguments.runs:
         try:

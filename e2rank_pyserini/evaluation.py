@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from e2rank_pyserini.types import E2RankError, Qrels, Run
+from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
 
 MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
 
@@ -25,7 +25,7 @@ def per_topic(
     """measure -> qid -> value, for every judged topic (0 where the run has no hits)."""
     try:
         import ir_measures
-        from ir_measures import AP, MRR, R, nDCG
+        from ir_measures import AP, MRR, Judged, R, nDCG
     except ImportError as error:
         raise E2RankError("evaluation needs ir-measures; pip install 'e2rank-pyserini[eval]'") from error
     known = {
@@ -33,6 +33,7 @@ def per_topic(
         "MAP": AP(rel=relevance),
         "R@100": R(rel=relevance) @ 100,
         "MRR@10": MRR(rel=relevance),
+        "judged@10": Judged @ 10,
     }
     unknown = [measure for measure in measures if measure not in known]
     if unknown:
@@ -53,14 +54,17 @@ def per_topic(
     return scores
 
 
+def ranked(hits: Sequence[Hit]) -> list[str]:
+    """The docids in trec_eval's order: by score in float32, then docid, both descending."""
+    return [hit.docid for hit in sorted(hits, key=lambda hit: (np.float32(hit.score), hit.docid), reverse=True)]
+
+
 def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
-    """qid -> docid -> score, cut to `depth` in trec_eval's order: by score in float32, then docid, both descending."""
+    """qid -> docid -> score, of the first `depth` hits as trec_eval orders them."""
+    found = {qid: dict(hits) for qid, hits in run.items()}
     if depth is None:
-        return {qid: dict(hits) for qid, hits in run.items()}
-    return {
-        qid: dict(sorted(hits, key=lambda hit: (np.float32(hit.score), hit.docid), reverse=True)[:depth])
-        for qid, hits in run.items()
-    }
+        return found
+    return {qid: {docid: found[qid][docid] for docid in ranked(hits)[:depth]} for qid, hits in run.items()}
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:

@@ -11,7 +11,8 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.topics import read_topics
-from e2rank_pyserini.types import E2RankError, Topics
+from e2rank_pyserini.trec import read_qrels
+from e2rank_pyserini.types import E2RankError, Qrels, Topics
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -36,6 +37,16 @@ def topics_of(arguments: Namespace, data: Dataset | None) -> Topics:
     if data is None:
         raise E2RankError("name the queries with --topics FILE or --dataset")
     return data.topics()
+
+
+def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
+    """The qrels, and the least grade that is relevant."""
+    relevance = arguments.relevance or (data.spec.relevance if data else 1)
+    if arguments.qrels:
+        return read_qrels(Path(arguments.qrels)), relevance
+    if data is None:
+        raise E2RankError("name the judgments with --qrels FILE or --dataset")
+    return data.qrels(), relevance
 
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:

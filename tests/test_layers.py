@@ -14,7 +14,7 @@ LAYERS = [
     {"prompts", "trec", "java", "training.log"},
     {"topics"},
     {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
-    {"carried", "loading"},
+    {"carried", "loading", "comparison"},
     {"datasets", "encoder"},
     {"training.recipe", "training.state"},
     {"training.network", "training.step", "training.dev"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs"},
     {"training.making"},
-    {"commands", "training.data_command", "training.train_command"},
+    {"commands", "compare_command", "training.data_command", "training.train_command"},
     {"cli"},
     {"__main__"},
 ]

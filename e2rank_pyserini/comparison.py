@@ -1,0 +1,130 @@
+"""Is one run better than another? Paired tests over topics, wins and losses, and where the documents went."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2rank_pyserini.evaluation import per_topic, ranked
+from e2rank_pyserini.types import E2RankError, Qrels, Run
+
+TESTS = ("t", "randomisation")
+RESAMPLES = 100_000
+Values = NDArray[np.float64]  # (topics,)
+
+
+class Row(NamedTuple):
+    """A run against the baseline, over all judged topics; measures are in [0, 1]."""
+
+    run: str
+    mean: float
+    judged: float  # share of the first 10 hits that are judged
+    difference: float
+    p: float  # paired, two-sided
+    holm: float  # the same for all runs of one comparison together (Holm 1979)
+    wins: int
+    losses: int
+    ties: int
+
+    @property
+    def robustness(self) -> float:
+        """(wins - losses) / topics: the robustness index (Collins-Thompson 2009, CIKM)."""
+        return (self.wins - self.losses) / (self.wins + self.losses + self.ties)
+
+
+class Moved(NamedTuple):
+    """A relevant document of a topic: its grade, and its rank in the baseline and in the run (None: not there)."""
+
+    docid: str
+    grade: int
+    before: int | None
+    after: int | None
+
+
+def compare(
+    runs: Sequence[tuple[str, Run]],
+    qrels: Qrels,
+    *,
+    measure: str = "nDCG@10",
+    relevance: int = 1,
+    test: str = "t",
+    seed: int = 0,
+) -> list[Row]:
+    """The first of `runs` is the baseline and the first row; topics without hits count 0.
+
+    `test`: `t`, the paired t-test, or `randomisation`, the paired randomisation (sign flip) test of the mean, exact
+    where 2 to the topics is at most RESAMPLES and sampled with `seed` otherwise. Raises E2RankError when a run and the
+    qrels share no topic, and for an unknown test.
+    """
+    asked = dict.fromkeys((measure, "judged@10"))
+    scores = [per_topic(run, qrels, relevance=relevance, measures=list(asked)) for _, run in runs]
+    values = [np.array([found[measure][qid] for qid in qrels]) for found in scores]
+    base = values[0]
+    ps = [1.0, *(p_value(value, base, test, seed) for value in values[1:])]
+    adjusted = [1.0, *holm(ps[1:])]
+    rows = []
+    for (name, _), found, value, p, corrected in zip(runs, scores, values, ps, adjusted, strict=True):
+        gain = value - base
+        wins, losses = int((gain > 0).sum()), int((gain < 0).sum())
+        judged = float(np.mean(list(found["judged@10"].values())))
+        ties = len(gain) - wins - losses
+        rows.append(Row(name, float(value.mean()), judged, float(gain.mean()), p, corrected, wins, losses, ties))
+    return rows
+
+
+def p_value(new: Values, old: Values, test: str, seed: int) -> float:
+    """Two-sided p of paired values, (n,) each; 1 where none differs. One topic alone proves nothing: 1."""
+    from scipy.stats import permutation_test, ttest_rel
+
+    if test not in TESTS:
+        raise E2RankError(f"test {test!r}: expected one of {', '.join(TESTS)}")
+    if len(new) < 2 or not (new != old).any():
+        return 1.0
+    if test == "t":
+        differences = new - old
+        if np.ptp(differences) == 0:  # every topic gained the same: t is infinite
+            return 0.0
+        return float(ttest_rel(new, old).pvalue)
+    found = permutation_test(
+        (new, old),
+        lambda left, right, axis: (left - right).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979): adjusted p-values in the order given."""
+    adjusted = [0.0] * len(ps)
+    highest = 0.0
+    for place, number in enumerate(sorted(range(len(ps)), key=lambda number: ps[number])):
+        highest = max(highest, min(1.0, (len(ps) - place) * ps[number]))
+        adjusted[number] = highest
+    return adjusted
+
+
+def changes(
+    new: Run, old: Run, qrels: Qrels, *, measure: str = "nDCG@10", relevance: int = 1
+) -> dict[str, tuple[float, float]]:
+    """qid -> (old value, new value), the topic that gained most first."""
+    scores = [per_topic(run, qrels, relevance=relevance, measures=[measure])[measure] for run in (old, new)]
+    pairs = {qid: (scores[0][qid], scores[1][qid]) for qid in scores[0]}
+    return dict(sorted(pairs.items(), key=lambda item: (item[1][0] - item[1][1], item[0])))
+
+
+def moved(new: Run, old: Run, qrels: Qrels, qid: str, *, relevance: int = 1, depth: int = 10) -> list[Moved]:
+    """The topic's relevant documents that one of the runs has among its first `depth`, best grade first."""
+    before, after = (
+        {docid: rank for rank, docid in enumerate(ranked(run.get(qid, [])), start=1)} for run in (old, new)
+    )
+    found = [
+        Moved(docid, grade, before.get(docid), after.get(docid))
+        for docid, grade in qrels[qid].items()
+        if grade >= relevance and min(before.get(docid, depth + 1), after.get(docid, depth + 1)) <= depth
+    ]
+    return sorted(found, key=lambda one: (-one.grade, one.after or depth * 1000, one.docid))

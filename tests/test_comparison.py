@@ -1,0 +1,142 @@
+"""`e2rank compare`: p-values against closed forms and counting, its table and its errors."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.comparison import changes, compare, holm, moved, p_value
+from e2rank_pyserini.types import E2RankError, Hit, Run
+
+
+def test_t_is_the_closed_form():
+    """Three topics, two degrees of freedom: p = 1 - t / sqrt(2 + t^2)."""
+    t = 2 / (1 / math.sqrt(3))  # gains 1, 2, 3: mean 2, standard deviation 1
+    found = p_value(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]), "t", 0)
+    assert found == pytest.approx(1 - t / math.sqrt(2 + t * t), abs=1e-12)
+
+
+@given(st.lists(st.integers(-8, 8), min_size=2, max_size=9))
+def test_randomisation_counts_all_sign_flips(gains: list[int]):
+    new = np.array(gains, dtype=float)
+    means = [
+        sum(sign * gain for sign, gain in zip(signs, gains, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(gains))
+    ]
+    as_far = sum(abs(mean) >= abs(sum(gains)) for mean in means)
+    expected = as_far / len(means) if any(gains) else 1.0
+    assert p_value(new, np.zeros(len(gains)), "randomisation", 0) == pytest.approx(expected, abs=1e-9)
+
+
+def test_many_topics_are_sampled_by_the_seed():
+    """40 topics: near the normal law, where the t-test is right too."""
+    gains = np.random.default_rng(5).normal(0.3, 1.0, 40)
+    zero = np.zeros(40)
+    one, again, other = (p_value(gains, zero, "randomisation", seed) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert one == pytest.approx(p_value(gains, zero, "t", 0), abs=0.01)
+
+
+def test_nothing_differs_or_all_alike():
+    same = np.array([0.5, 0.25])
+    assert p_value(same, same, "t", 0) == 1.0
+    assert p_value(same + 0.25, same, "t", 0) == 0.0
+    assert p_value(same[:1] + 0.25, same[:1], "t", 0) == 1.0  # one topic
+    with pytest.raises(E2RankError, match="test 'z': expected one of t, randomisation"):
+        p_value(same, same, "z", 0)
+
+
+def test_holm_by_hand():
+    """Holm 1979: 3 x the least, 2 x the next, never falling, at most 1."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+QRELS = {"q1": {"a": 2, "b": 0, "c": 1}, "q2": {"a": 1}, "q3": {"z": 1}}
+
+
+def run(**hits: str) -> Run:
+    return {qid: [Hit(docid, float(-rank)) for rank, docid in enumerate(docids)] for qid, docids in hits.items()}
+
+
+OLD, NEW = run(q1="bxca", q2="xa"), run(q1="acbx", q2="xya")
+
+
+def test_rows_by_hand():
+    log = math.log2
+    old = [(1 / log(4) + 2 / log(5)) / (2 + 1 / log(3)), 1 / log(3), 0.0]
+    new = [1.0, 1 / log(4), 0.0]  # q3 has no hits
+    base, row = compare([("old", OLD), ("new", NEW)], QRELS)
+    assert (base.mean, row.mean) == (pytest.approx(sum(old) / 3), pytest.approx(sum(new) / 3))
+    assert row.difference == pytest.approx((sum(new) - sum(old)) / 3)
+    assert (base.wins, base.losses, base.ties, base.p) == (0, 0, 3, 1.0)
+    assert (row.wins, row.losses, row.ties) == (1, 1, 1)
+    assert row.robustness == 0
+    assert row.judged == pytest.approx((3 / 4 + 1 / 3 + 0) / 3)  # of the hits that there are
+
+
+def test_several_runs_are_corrected_together():
+    rows = compare([("old", OLD), ("new", NEW), ("again", NEW)], QRELS)
+    assert rows[1].holm == rows[2].holm == pytest.approx(min(1.0, 2 * rows[1].p))
+
+
+def test_where_the_documents_went():
+    assert list(changes(NEW, OLD, QRELS)) == ["q1", "q3", "q2"]  # by gain
+    assert moved(NEW, OLD, QRELS, "q1") == [("a", 2, 4, 1), ("c", 1, 3, 2)]
+    assert moved(NEW, OLD, QRELS, "q1", depth=1) == [("a", 2, 4, 1)]
+    assert moved(run(q2="xy"), OLD, QRELS, "q2") == [("a", 1, 2, None)]
+    assert moved(NEW, OLD, QRELS, "q3") == []
+
+
+def written(place: Path) -> list[str]:
+    for name, found in (("old", OLD), ("new", NEW)):
+        lines = [f"{qid} Q0 {hit.docid} 1 {hit.score} x\n" for qid, hits in found.items() for hit in hits]
+        (place / f"{name}.trec").write_text("".join(lines))
+    lines = [f"{qid} 0 {docid} {grade}\n" for qid, judged in QRELS.items() for docid, grade in judged.items()]
+    (place / "qrels.txt").write_text("".join(lines))
+    return [str(place / "old.trec"), str(place / "new.trec"), "--qrels", str(place / "qrels.txt")]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = written(tmp_path)
+    assert main(["compare", *words, "--gains", "1"]) == 0
+    head, old, new, gap, title, *gains = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "nDCG@10", "diff", "p", "p", "Holm", "+", "-", "=", "RI", "judged@10"]
+    assert len(head) == len(old) == len(new)
+    assert old.split() == ["old", f"{100 * compare([('old', OLD)], QRELS)[0].mean:.2f}", "41.7"]
+    assert new.split()[0] == "new"
+    assert new.split()[-5:] == ["1", "1", "1", "+0.00", "36.1"]
+    assert (gap, title) == ("", "new against old")
+    assert [line.split()[-1] for line in gains] == ["q1", "a", "c", "q2", "a"]
+    assert gains[1].split() == ["4", "->", "1", "grade", "2", "a"]
+    assert main(["compare", *words, "--json", "--test", "randomisation"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["run"] for row in rows] == ["old", "new"]
+    assert rows[1]["p"] == 1.0  # one gain, one loss: no flip comes nearer to 0 than they do
+    assert rows[1]["topics"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("{place}/old.trec {place}/none.trec --qrels {place}/qrels.txt", "none.trec: no such file"),
+        ("{place}/old.trec {place}/new.trec", "name the judgments with --qrels FILE or --dataset"),
+        ("{place}/old.trec {place}/far.trec --qrels {place}/qrels.txt", "far.trec: shares no topic with the qrels"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, words: str, fragment: str, capsys: pytest.CaptureFixture[str]):
+    written(tmp_path)
+    (tmp_path / "far.trec").write_text("z Q0 a 1 1 x\n")
+    assert main(["compare", *words.format(place=tmp_path).split()]) == 1
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert told.count("\n") == 1
+    assert fragment in told
