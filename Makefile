@@ -2,7 +2,7 @@
 DATASET ?= semanlink
 SPLIT   ?= $(if $(filter semanlink,$(DATASET)),demo,test)
 CARRIED := semanlink trec-rag24
-MODEL   ?= $(if $(filter $(CARRIED),$(DATASET)),minilm,e2rank-0.6b)
+MODEL   ?= $(if $(filter $(CARRIED),$(DATASET)),e2rank-minilm,e2rank-0.6b)
 RUN     ?=
 DEPTH   ?= 100
 WINDOW  ?=
@@ -42,7 +42,7 @@ TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz 
 DATA   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid eval test lint
+.PHONY: help install index search bm25 rerank hybrid eval train-embedded test lint
 
 help: ## this list
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -62,6 +62,9 @@ hybrid: eval ## rerank, with BM25 + dense fused by Pyserini (reciprocal ranks) a
 
 eval: $(FIRST) $(RERANKED) ## one table for the first stages and their reranked runs
 	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run)))
+
+train-embedded: $(READY) ## train e2rank-minilm again from the BEIR folders in COLLECTIONS
+	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/e2rank-minilm/train.sh
 
 test: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check .

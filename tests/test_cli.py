@@ -135,8 +135,8 @@ def make(*words: str) -> str:
 
 def test_make_picks_the_model_by_data_set(tmp_path: Path):
     carried, real = make("rerank"), make("rerank", "DATASET=trec-covid")
-    assert "--encoder minilm --output indexes/semanlink.minilm" in carried
-    assert "runs/semanlink.demo.minilm.dense.e2rank.trec" in carried
+    assert "--encoder e2rank-minilm --output indexes/semanlink.e2rank-minilm" in carried
+    assert "runs/semanlink.demo.e2rank-minilm.dense.e2rank.trec" in carried
     assert "--encoder e2rank-0.6b --output indexes/trec-covid.e2rank-0.6b" in real
     assert "runs/trec-covid.bm25.e2rank-0.6b.e2rank.trec" in real
 
@@ -152,11 +152,11 @@ def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, bei
 
 def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
     printed = make("hybrid")
-    fused = "runs/semanlink.demo.minilm.hybrid.trec"
-    first_stages = "runs/semanlink.demo.bm25.trec runs/semanlink.demo.minilm.dense.trec"
+    fused = "runs/semanlink.demo.e2rank-minilm.hybrid.trec"
+    first_stages = "runs/semanlink.demo.bm25.trec runs/semanlink.demo.e2rank-minilm.dense.trec"
     assert f"pyserini fusion --method rrf --runs {first_stages} --output {fused}.part" in printed
     assert f"--run {fused} " in printed
-    assert "--output runs/semanlink.demo.minilm.hybrid.e2rank.trec" in printed
+    assert "--output runs/semanlink.demo.e2rank-minilm.hybrid.e2rank.trec" in printed
 
 
 def test_make_names_another_setting_another_file(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_make_names_another_setting_another_file(tmp_path: Path):
         if "e2rank rerank" in line
     }
     assert len(outputs) == 6
-    assert "runs/semanlink.demo.mine.minilm.e2rank.trec" in outputs
+    assert "runs/semanlink.demo.mine.e2rank-minilm.e2rank.trec" in outputs
 
 
 def test_eval_says_which_topics_have_no_hits(toy_run: Path, beir: Path, tmp_path: Path, capsys):
