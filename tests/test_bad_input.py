@@ -535,7 +535,7 @@ MODELS = [
     ("own-true-for-number", own(window=True), "e2rank.yaml: window: expected int, got True"),
     ("own-window-zero", own(window=0), "window at least 1"),
     ("own-bad-pooling", own(pooling="max"), "pooling: expected one of last, mean, cls, got 'max'"),
-    ("own-bad-prompt", own(prompt="papr"), "prompt: expected one of paper, card, train, got 'papr'"),
+    ("own-bad-prompt", own(prompt="papr"), "prompt: expected one of paper, card, train, pair, got 'papr'"),
     ("own-bad-dtype", own(dtype="float8"), "dtype: expected one of"),
     ("own-query-without-slot", own(query="Instruct: {task}"), "query"),
     ("own-eos-not-a-token", own(eos="</s>"), "expected its EOS '</s>' to be one token"),
@@ -600,9 +600,14 @@ def test_model_on_an_index(
 WITHOUT_DATASET = "rerank --index {index} --run {run} --output {out}"
 OWN_PARTS = "--topics {beir}/queries.jsonl --corpus {beir}"
 COMMANDS = [
-    ("model-near-miss", INDEX.replace("{model}", "minillm"), "model 'minillm'", "did you mean minilm?"),
+    (
+        "model-near-miss",
+        INDEX.replace("{model}", "minillm"),
+        "model 'minillm'",
+        "did you mean minilm or e2rank-minilm?",
+    ),
     ("model-directory-missing", INDEX.replace("{model}", "{tmp}/nowhere"), "{tmp}/nowhere"),
-    ("like-unknown", f"{INDEX} --like minillm", "like 'minillm'", "did you mean minilm?"),
+    ("like-unknown", f"{INDEX} --like minillm", "like 'minillm'", "did you mean minilm or e2rank-minilm?"),
     ("device-cuda-7", f"{INDEX} --device cuda:7", "device 'cuda:7': not usable here"),
     ("device-unknown", f"{INDEX} --device gpu", "device 'gpu': not usable here"),
     ("device-not-built-in", f"{INDEX} --device hpu", "device 'hpu': not usable here"),

@@ -21,7 +21,6 @@ dev() { # NAME OPTIONS…: judged lists of 40 from held-out topics
 }
 
 dense dl21 "$DL" train-dl21
-dense dl22 "$DL" test
 dense antique "$ANTIQUE" train
 dense scifact "$SCIFACT" train
 dense rag24 trec-rag24 llm
