@@ -45,7 +45,7 @@ ON     := $(if $(DEVICE),--device $(DEVICE))
 .PHONY: help install index search bm25 rerank hybrid eval train-embedded test lint
 
 help: ## this list
-	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo "variables: DATASET=$(DATASET) SPLIT=$(SPLIT) MODEL=$(MODEL) RUN=$(RUN) DEPTH=$(DEPTH) WINDOW=$(WINDOW) DEVICE=$(DEVICE) FAISS=$(FAISS)"
 
 install: $(READY) ## the virtual environment, with the tested versions (constraints.txt)
