@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ttest_rel
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.comparison import p_value
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.evaluation import per_topic
 from e2rank_pyserini.indexing import build_index
@@ -105,8 +105,7 @@ def mean(scores: Scores) -> float:
 
 def compared(new: Scores, old: Scores) -> float:
     """p of a paired two-sided t-test; 1 where nothing differs."""
-    pairs = [(new[qid], old[qid]) for qid in old]
-    return float(ttest_rel(*zip(*pairs, strict=True)).pvalue) if any(a != b for a, b in pairs) else 1.0
+    return p_value(np.array([new[qid] for qid in old]), np.array(list(old.values())), "t", 0)
 
 
 def measure(collection: Collection, windows: bool, orders: bool) -> tuple[dict[str, float], dict[str, Scores]]:

@@ -13,11 +13,11 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
-from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, VARIANTS
+from e2rank_pyserini.choices import DTYPES, VARIANTS
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.types import E2RankError
 
 POOLINGS = ("last", "mean", "cls")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
 
 

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2rank_pyserini import __version__
+from e2rank_pyserini.choices import DTYPES, VARIANTS
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
-
-VARIANTS = ("paper", "card", "train", "pair")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
-    add_compare_parser(commands, (_dataset, _topics, _judgments))
+    add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))

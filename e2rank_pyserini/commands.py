@@ -14,11 +14,13 @@ from e2rank_pyserini.inputs import (
     check_index,
     corpus_source,
     document_template,
+    judged_run,
     judgments,
     loaded_encoder,
     named_dataset,
     opened_index,
     rerank_task,
+    tell_lacking,
     topics_of,
 )
 from e2rank_pyserini.prompts import document_text
@@ -86,22 +88,14 @@ def search(arguments: Namespace) -> None:
 
 def bm25(arguments: Namespace) -> None:
     """Topics -> BM25 run."""
-    from e2rank_pyserini.pyserini.bm25 import build_lucene, check_corpus, search_lucene
+    from e2rank_pyserini.pyserini.bm25 import first_stage
 
     started = time.monotonic()
     check_writable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
     source = corpus_source(arguments, data)
-    if not corpora.is_lucene(source):
-        if not arguments.index:
-            raise E2RankError("name the Lucene index to build with --index")
-        fingerprint = corpora.fingerprint(source)
-        if not Path(arguments.index).exists():
-            build_lucene(corpora.documents(source), Path(arguments.index), fingerprint, threads=arguments.threads)
-        check_corpus(Path(arguments.index), fingerprint)
-        source = arguments.index
-    run = search_lucene(source, topics, hits=arguments.hits, threads=arguments.threads)
+    run = first_stage(source, arguments.index, "--index", topics, hits=arguments.hits, threads=arguments.threads)
     write_run(Path(arguments.output), run, "bm25")
     _report(f"{len(topics)} topics -> {arguments.output}", started)
 
@@ -183,24 +177,16 @@ def eval(arguments: Namespace) -> None:
 
     data = named_dataset(arguments)
     qrels, relevance = judgments(arguments, data)
-    rows, without_hits = [], []
-    for path in arguments.runs:
-        try:
-            run = read_run(Path(path))
-            name = Path(path).name.removesuffix(".gz").removesuffix(".trec")
-            rows.append((name, evaluate(run, qrels, relevance=relevance)))
-            without_hits.append((path, len(qrels.keys() - run.keys())))
-        except E2RankError as error:
-            raise E2RankError(str(error) if str(error).startswith(path) else f"{path}: {error}") from error
+    runs = [judged_run(path, qrels) for path in arguments.runs]
+    rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]
     if arguments.json:
         for name, values in rows:
             print(json.dumps({"run": name, "topics": len(qrels), **values}))
     else:
         print(table(rows))
         print(f"{len(qrels)} judged topics, values in percent", file=sys.stderr)
-    for path, lacking in without_hits:
-        if lacking:
-            print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
+    for path, (_, run) in zip(arguments.runs, runs, strict=True):
+        tell_lacking(path, run, qrels)
 
 
 def pyserini(arguments: Namespace) -> None:

@@ -3,44 +3,43 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from e2rank_pyserini.choices import MEASURES, TESTS
 
 if TYPE_CHECKING:
     from e2rank_pyserini.comparison import Row
-    from e2rank_pyserini.types import Qrels, Run, Topics
-
-MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
-TESTS = ("t", "randomisation")
 
 
 def compare(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
+    from e2rank_pyserini.comparison import changes, moved
     from e2rank_pyserini.comparison import compare as compared
-    from e2rank_pyserini.inputs import judgments, named_dataset, topics_of
-    from e2rank_pyserini.trec import read_run
-    from e2rank_pyserini.types import E2RankError
+    from e2rank_pyserini.inputs import judged_run, judgments, named_dataset, tell_lacking, topics_of
 
     data = named_dataset(arguments)
     qrels, relevance = judgments(arguments, data)
     topics = topics_of(arguments, data) if arguments.topics or data else {}
-    runs: list[tuple[str, Run]] = []
-    for path in (arguments.baseline, *arguments.runs):
-        run = read_run(Path(path))
-        if not run.keys() & qrels.keys():
-            raise E2RankError(f"{path}: shares no topic with the qrels ({next(iter(run))} …, {next(iter(qrels))} …)")
-        runs.append((Path(path).name.removesuffix(".gz").removesuffix(".trec"), run))
+    paths = (arguments.baseline, *arguments.runs)
+    runs = [judged_run(path, qrels) for path in paths]
+    for path, (_, run) in zip(paths, runs, strict=True):
+        tell_lacking(path, run, qrels)
     rows = compared(
         runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed
     )
     if arguments.json:
         for row in rows:
-            print(json.dumps({**row._asdict(), "robustness": row.robustness, "topics": len(qrels)}))
+            values = {key: value for key, value in row._asdict().items() if key != "by_topic"}
+            print(json.dumps({**values, "robustness": row.robustness, "topics": len(qrels)}))
         return
     print(_table(rows, arguments.measure))
-    for name, run in runs[1:] if arguments.gains else ():
+    for row, (name, run) in zip(rows[1:], runs[1:], strict=True) if arguments.gains else ():
         print(f"\n{name} against {runs[0][0]}")
-        _gains(run, runs[0][1], qrels, topics, relevance, arguments)
+        for qid, gain in _extremes(changes(row, rows[0]), arguments.gains):
+            before, after = rows[0].by_topic[qid], row.by_topic[qid]
+            print(f"{100 * gain:+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {qid}  {topics.get(qid, '')}")
+            for one in moved(run, runs[0][1], qrels, qid, relevance=relevance):
+                print(f"         {one.before or '-':>5} -> {one.after or '-':<5}  grade {one.grade}  {one.docid}")
 
 
 def _table(rows: "list[Row]", measure: str) -> str:
@@ -61,23 +60,16 @@ def _table(rows: "list[Row]", measure: str) -> str:
     return "\n".join(lines)
 
 
-def _gains(new: "Run", old: "Run", qrels: "Qrels", topics: "Topics", relevance: int, arguments: Namespace) -> None:
-    """The topics that gained and lost most, and where their relevant documents stood and stand."""
-    from e2rank_pyserini.comparison import changes, moved
-
-    found = changes(new, old, qrels, measure=arguments.measure, relevance=relevance)
-    gained = [qid for qid, (before, after) in found.items() if after > before][: arguments.gains]
-    lost = [qid for qid, (before, after) in reversed(found.items()) if after < before][: arguments.gains]
-    for qid in (*gained, *lost):
-        before, after = found[qid]
-        print(
-            f"{100 * (after - before):+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {qid}  {topics.get(qid, '')}"
-        )
-        for one in moved(new, old, qrels, qid, relevance=relevance):
-            print(f"         {one.before or '-':>5} -> {one.after or '-':<5}  grade {one.grade}  {one.docid}")
+def _extremes(found: list[tuple[str, float]], count: int) -> list[tuple[str, float]]:
+    """The topics that gained most, then those that lost most."""
+    gained = [one for one in found if one[1] > 0]
+    lost = [one for one in reversed(found) if one[1] < 0]
+    return gained[:count] + lost[:count]
 
 
-def add_compare_parser(subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]]) -> None:
+def add_compare_parser(
+    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
+) -> None:
     """The `compare` command; `common` adds what it shares with the others: data set, topics, judgments."""
     parser: ArgumentParser = subparsers.add_parser(
         "compare", help="runs against a baseline: paired tests with Holm's correction, wins and losses"
@@ -91,6 +83,6 @@ def add_compare_parser(subparsers: Any, common: Iterable[Callable[[ArgumentParse
     parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the randomisation (default: 0)")
     parser.add_argument(
-        "--gains", type=int, default=0, metavar="N", help="also the N topics that gained and the N that lost most"
+        "--gains", type=positive, default=0, metavar="N", help="also the N topics that gained and the N that lost most"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")

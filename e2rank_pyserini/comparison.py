@@ -1,15 +1,16 @@
 """Is one run better than another? Paired tests over topics, wins and losses, and where the documents went."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.choices import TESTS
 from e2rank_pyserini.evaluation import per_topic, ranked
 from e2rank_pyserini.types import E2RankError, Qrels, Run
 
-TESTS = ("t", "randomisation")
 RESAMPLES = 100_000
 Values = NDArray[np.float64]  # (topics,)
 
@@ -26,6 +27,7 @@ class Row(NamedTuple):
     wins: int
     losses: int
     ties: int
+    by_topic: dict[str, float]  # qid -> value
 
     @property
     def robustness(self) -> float:
@@ -69,7 +71,9 @@ def compare(
         wins, losses = int((gain > 0).sum()), int((gain < 0).sum())
         judged = float(np.mean(list(found["judged@10"].values())))
         ties = len(gain) - wins - losses
-        rows.append(Row(name, float(value.mean()), judged, float(gain.mean()), p, corrected, wins, losses, ties))
+        rows.append(
+            Row(name, float(value.mean()), judged, float(gain.mean()), p, corrected, wins, losses, ties, found[measure])
+        )
     return rows
 
 
@@ -108,13 +112,10 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def changes(
-    new: Run, old: Run, qrels: Qrels, *, measure: str = "nDCG@10", relevance: int = 1
-) -> dict[str, tuple[float, float]]:
-    """qid -> (old value, new value), the topic that gained most first."""
-    scores = [per_topic(run, qrels, relevance=relevance, measures=[measure])[measure] for run in (old, new)]
-    pairs = {qid: (scores[0][qid], scores[1][qid]) for qid in scores[0]}
-    return dict(sorted(pairs.items(), key=lambda item: (item[1][0] - item[1][1], item[0])))
+def changes(new: Row, old: Row) -> list[tuple[str, float]]:
+    """(qid, difference) of every topic, the one that gained most first."""
+    found = [(qid, value - old.by_topic[qid]) for qid, value in new.by_topic.items()]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 def moved(new: Run, old: Run, qrels: Qrels, qid: str, *, relevance: int = 1, depth: int = 10) -> list[Moved]:
@@ -127,4 +128,4 @@ def moved(new: Run, old: Run, qrels: Qrels, qid: str, *, relevance: int = 1, dep
         for docid, grade in qrels[qid].items()
         if grade >= relevance and min(before.get(docid, depth + 1), after.get(docid, depth + 1)) <= depth
     ]
-    return sorted(found, key=lambda one: (-one.grade, one.after or depth * 1000, one.docid))
+    return sorted(found, key=lambda one: (-one.grade, one.after or math.inf, one.docid))

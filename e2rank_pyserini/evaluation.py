@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from e2rank_pyserini.choices import MEASURES
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
-
-MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
 
 
 def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Sequence[str] = MEASURES) -> dict[str, float]:

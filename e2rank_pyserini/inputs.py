@@ -11,8 +11,8 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.topics import read_topics
-from e2rank_pyserini.trec import read_qrels
-from e2rank_pyserini.types import E2RankError, Qrels, Topics
+from e2rank_pyserini.trec import read_qrels, read_run
+from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -47,6 +47,23 @@ def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     if data is None:
         raise E2RankError("name the judgments with --qrels FILE or --dataset")
     return data.qrels(), relevance
+
+
+def judged_run(path: str, qrels: Qrels) -> tuple[str, Run]:
+    """A run, and its name for tables."""
+    run = read_run(Path(path))
+    if not run.keys() & qrels.keys():
+        raise E2RankError(
+            f"{path}: the run and the qrels share no topic (run: {next(iter(run))} …, qrels: {next(iter(qrels))} …)"
+        )
+    return Path(path).name.removesuffix(".gz").removesuffix(".trec"), run
+
+
+def tell_lacking(path: str, run: Run, qrels: Qrels) -> None:
+    """Say on stderr how many judged topics have no hits."""
+    lacking = len(qrels.keys() - run.keys())
+    if lacking:
+        print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
 
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:

@@ -6,12 +6,11 @@ Nothing here knows a tokenizer: what is too long is cut before it comes here.
 import re
 from collections.abc import Sequence
 
+from e2rank_pyserini.choices import VARIANTS
 from e2rank_pyserini.types import ListwisePrompt
 
 RETRIEVAL_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 RERANK_TASK = "Given a web search query and some relevant documents, rerank the documents that answer the query"
-
-VARIANTS = ("paper", "card", "train", "pair")
 
 # Templates are split, not formatted: tasks, queries and documents may hold braces of their own.
 _SLOTS = re.compile(r"(\{(?:task|query|title|text)\})")

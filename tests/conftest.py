@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def sentences(count: int, *, seed: int = 0, least: int = 3, most: int = 60) -> l
 
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=draw.randint(least, most))) + "." for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What two runs must agree on to the last digit is computed in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

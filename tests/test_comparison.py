@@ -89,7 +89,8 @@ def test_several_runs_are_corrected_together():
 
 
 def test_where_the_documents_went():
-    assert list(changes(NEW, OLD, QRELS)) == ["q1", "q3", "q2"]  # by gain
+    old, new = compare([("old", OLD), ("new", NEW)], QRELS)
+    assert [qid for qid, _ in changes(new, old)] == ["q1", "q3", "q2"]  # by gain
     assert moved(NEW, OLD, QRELS, "q1") == [("a", 2, 4, 1), ("c", 1, 3, 2)]
     assert moved(NEW, OLD, QRELS, "q1", depth=1) == [("a", 2, 4, 1)]
     assert moved(run(q2="xy"), OLD, QRELS, "q2") == [("a", 1, 2, None)]
@@ -108,7 +109,9 @@ def written(place: Path) -> list[str]:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = written(tmp_path)
     assert main(["compare", *words, "--gains", "1"]) == 0
-    head, old, new, gap, title, *gains = capsys.readouterr().out.splitlines()
+    printed, told = capsys.readouterr()
+    assert told.count("1 of 3 judged topics have no hits and count 0") == 2
+    head, old, new, gap, title, *gains = printed.splitlines()
     assert head.split() == ["run", "nDCG@10", "diff", "p", "p", "Holm", "+", "-", "=", "RI", "judged@10"]
     assert len(head) == len(old) == len(new)
     assert old.split() == ["old", f"{100 * compare([('old', OLD)], QRELS)[0].mean:.2f}", "41.7"]
@@ -129,7 +132,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     [
         ("{place}/old.trec {place}/none.trec --qrels {place}/qrels.txt", "none.trec: no such file"),
         ("{place}/old.trec {place}/new.trec", "name the judgments with --qrels FILE or --dataset"),
-        ("{place}/old.trec {place}/far.trec --qrels {place}/qrels.txt", "far.trec: shares no topic with the qrels"),
+        (
+            "{place}/old.trec {place}/far.trec --qrels {place}/qrels.txt",
+            "far.trec: the run and the qrels share no topic (run: z …",
+        ),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, words: str, fragment: str, capsys: pytest.CaptureFixture[str]):

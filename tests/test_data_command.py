@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from e2rank_pyserini.cli import main
 from tests.conftest import sentences
@@ -337,7 +338,7 @@ def test_an_encoder_ranks_by_cosine(beir: Path, tiny_model: Path, toy_run: Path,
 
 def cross_encoder(place: Path, tiny_model: Path, labels: int = 1) -> Path:
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     torch.manual_seed(1)
@@ -355,6 +356,23 @@ def cross_encoder(place: Path, tiny_model: Path, labels: int = 1) -> Path:
     BertForSequenceClassification(config).save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place
+
+
+def test_a_scorer_says_what_it_cut(make: Make, toy: Path, tiny_model: Path, tmp_path: Path):
+    """Of d1 to d8 the encoder cuts those of more than 3 tokens and an EOS, the cross-encoder pairs of more than 12."""
+    told: list[str] = []
+    common = ("--labels", "scores", "--limit", "1", "--max-length")
+    tokens = AutoTokenizer.from_pretrained(tiny_model)
+    texts = [DOCS[f"d{n}"] for n in range(1, 9)]
+    make(*common, "4", "--scorer", str(tiny_model), told=told)
+    cut = sum(len(ids) > 3 for ids in tokens(texts)["input_ids"])
+    place = cross_encoder(tmp_path / "cross", tiny_model)
+    make(*common, "12", "--scorer", f"cross:{place}", told=told)
+    full = sum(len(ids) >= 12 for ids in tokens(["query a"] * 8, texts)["input_ids"])
+    assert 0 < cut < 8
+    assert 0 < full < 8
+    assert f"scorer {tiny_model}: {cut} of 8 documents cut to its length" in told
+    assert f"scorer {place}: {full} of 8 pairs fill its 12 tokens or are cut" in told
 
 
 @pytest.mark.parametrize("budget", ["70", "5000"])

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types", "losses", "training.processes", "training.sampling"},
+    {"types", "choices", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
     {"topics"},
     {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},

@@ -8,13 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -26,16 +25,10 @@ from e2rank_pyserini.training.recipe import recipe as read_recipe
 from e2rank_pyserini.training.train import train
 from tests.conftest import sentences
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 PLAIN = {"stage": "rank", "dtype": "float32", "learning_rate": 0.001, "cached": True, "checkpointing": False}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -128,8 +121,11 @@ def test_options_replace_the_recipes(place: Path, tiny_model: Path, capfd: pytes
     assert main(words(place, tiny_model, more=more)) == 0
     printed, told = capfd.readouterr()
     assert printed == ""
-    assert "12 examples, 2 steps, " in told
     record = json.loads((place / "out" / "training.json").read_text())
+    assert f"12 examples, 2 steps, {record['tokens']} tokens, " in told
+    encoded = record["encoded"]  # 2 steps of 2 examples with a window of 3
+    assert (encoded["queries"], encoded["prompts"], encoded["prompt_documents"]) == (4, 4, 12)
+    assert f"{encoded['documents_truncated']} of {encoded['documents']} documents, " in told
     made = record["recipe"]
     assert [made[name] for name in "steps batch window seed learning_rate order".split()] == [
         2,

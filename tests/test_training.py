@@ -6,7 +6,7 @@ import math
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,9 @@ from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import LENGTHS, sentences
 from tests.reference import training as slow
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Gradients = dict[str, torch.Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -610,7 +604,12 @@ def test_an_adapter_is_found_from_any_directory(
     relative = model(Path(spec.source).name)
     train(relative, dataclasses.replace(FORMS["lora"], steps=1), DATA, tmp_path / "out", device="cpu")
     monkeypatch.chdir(tmp_path)
-    E2RankEncoder.load("out", device="cpu")
+    found = vectors(E2RankEncoder.load("out", device="cpu", dtype="float32"))
+    monkeypatch.chdir("/")
+    again = vectors(E2RankEncoder.load(str(tmp_path / "out"), device="cpu", dtype="float32"))
+    np.testing.assert_array_equal(found, again)
+    base = vectors(E2RankEncoder.load(spec, device="cpu", dtype="float32"))
+    assert np.abs(found - base).max() > 1e-4  # the adapter is in it
 
 
 def test_lora_leaves_the_base_alone(made: dict[str, Training], spec: ModelSpec):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import java
 from e2rank_pyserini.corpus import lucene_searcher
 from e2rank_pyserini.prompts import document_text
@@ -17,6 +18,22 @@ from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
 CORPUS = "e2rank.corpus"  # beside Lucene's files: the fingerprint of what was indexed
 K1, B = 0.9, 0.4  # Pyserini's defaults
 _BATCH = 1000
+
+
+def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *, hits: int, threads: int = 1) -> Run:
+    """A BM25 run over `source`, a Lucene index or a corpus; the latter's index is `lucene`, built when missing.
+
+    Raises E2RankError when a corpus comes without `lucene` (`option` names it), and when that is of another corpus.
+    """
+    if not corpora.is_lucene(source):
+        if not lucene:
+            raise E2RankError(f"name the Lucene index to build or use with {option}")
+        fingerprint = corpora.fingerprint(source)
+        if not Path(lucene).exists():
+            build_lucene(corpora.documents(source), Path(lucene), fingerprint, threads=threads)
+        check_corpus(Path(lucene), fingerprint)
+        source = lucene
+    return search_lucene(source, topics, hits=hits, threads=threads)
 
 
 def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, *, threads: int = 1) -> int:

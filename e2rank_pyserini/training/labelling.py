@@ -3,14 +3,17 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
-from e2rank_pyserini.types import E2RankError, Encoder
+from e2rank_pyserini.types import E2RankError
+
+if TYPE_CHECKING:
+    from e2rank_pyserini.encoder import E2RankEncoder
 
 _CHUNK = 4096  # pairs that are tokenised together, so that batches hold pairs of like length
 _LENGTH = 512  # tokens of a query and a document together, where a cross-encoder takes more
@@ -56,7 +59,7 @@ def combined(scores: Sequence[Scores], judged: Sequence[float] | None = None, we
     return total if judged is None else total + weight * np.asarray(judged, dtype=np.float64)
 
 
-def by_encoder(encoder: Encoder, task: str | None) -> Scorer:
+def by_encoder(encoder: "E2RankEncoder", task: str | None) -> Scorer:
     """Cosines of query and document; every different text is encoded once."""
 
     def score(lists: Sequence[Listed]) -> list[Scores]:
@@ -64,6 +67,9 @@ def by_encoder(encoder: Encoder, task: str | None) -> Scorer:
         texts = {text: row for row, text in enumerate(dict.fromkeys(text for one in lists for text in one.texts))}
         asked = encoder.encode_queries(list(queries), task)  # (queries, dim)
         answers = encoder.encode_documents(list(texts))  # (texts, dim)
+        cut = encoder.tally.documents_truncated
+        if cut:
+            print(f"scorer {encoder.spec.name}: {cut} of {len(texts)} documents cut to its length", file=sys.stderr)
         found = []
         for one in lists:
             vectors = answers[[texts[text] for text in one.texts]].astype(np.float64)  # (n, dim)
@@ -103,12 +109,16 @@ def by_cross_encoder(
 
         pairs = list(dict.fromkeys((one.query, text) for one in lists for text in one.texts))
         scores: dict[tuple[str, str], float] = {}
+        full = 0
         with tqdm(total=len(pairs), unit=" pairs", desc="cross", disable=None, file=sys.stderr) as bar:
             for start in range(0, len(pairs), _CHUNK):
                 part = pairs[start : start + _CHUNK]
-                found = _logits(network, tokenizer, part, length, budget)
+                found, filled = _logits(network, tokenizer, part, length, budget)
+                full += filled
                 scores |= zip(part, found.tolist(), strict=True)
                 bar.update(len(part))
+        if full:
+            print(f"scorer {name}: {full} of {len(pairs)} pairs fill its {length} tokens or are cut", file=sys.stderr)
         if not np.isfinite(list(scores.values())).all():
             raise E2RankError(f"model {name}: gave a score that is not a number")
         return [np.array([scores[one.query, text] for text in one.texts]) for one in lists]
@@ -170,8 +180,10 @@ def _pair_length(name: str, network: Any, tokenizer: Any, wanted: int | None) ->
     return int(wanted or min(_LENGTH, positions, tokenizer.model_max_length))
 
 
-def _logits(network: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], length: int, budget: int) -> Scores:
-    """(pairs,) the model's score of each; a pair that is too long loses the end of its longer text."""
+def _logits(
+    network: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], length: int, budget: int
+) -> tuple[Scores, int]:
+    """(pairs,) the model's score of each, and how many fill `length`; a longer one loses the end of its longer text."""
     import torch
 
     from e2rank_pyserini.encoder import batches
@@ -188,4 +200,4 @@ def _logits(network: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], leng
             inputs[key] = torch.tensor(padded, device=network.device)
         with torch.inference_mode():
             scores[batch] = network(**inputs).logits[:, 0].double().cpu().numpy()
-    return scores
+    return scores, sum(len(row) >= length for row in rows["input_ids"])

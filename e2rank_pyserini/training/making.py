@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset
-from e2rank_pyserini.inputs import check_index, corpus_source, document_template, loaded_encoder, opened_index
+from e2rank_pyserini.inputs import (
+    check_index,
+    corpus_source,
+    document_template,
+    judgments,
+    loaded_encoder,
+    opened_index,
+)
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
 from e2rank_pyserini.training.endpoint import Endpoint, orders
@@ -34,7 +41,7 @@ from e2rank_pyserini.training.mining import (
     negatives_of,
     positives_of,
 )
-from e2rank_pyserini.trec import read_qrels, read_run
+from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics
 
 if TYPE_CHECKING:
@@ -73,11 +80,7 @@ def _qrels(arguments: Namespace, named: Dataset | None) -> Qrels | None:
     """The judgments, where something needs them."""
     if arguments.labels != "qrels" and arguments.with_qrels is None:
         return None
-    if arguments.qrels:
-        return read_qrels(Path(arguments.qrels))
-    if named is None:
-        raise E2RankError("name the judgments with --qrels FILE or --dataset")
-    return named.qrels()
+    return judgments(arguments, named)[0]
 
 
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
@@ -95,7 +98,11 @@ def _first_stages(
 ) -> list[Run]:
     """The runs that candidates come from: read, or made here."""
     if arguments.mine == "bm25":
-        return [_bm25(arguments, named, topics)]
+        from e2rank_pyserini.pyserini.bm25 import first_stage
+
+        source, threads = corpus_source(arguments, named), arguments.threads or 1
+        lucene = arguments.lucene_index
+        return [first_stage(source, lucene, "--lucene-index", topics, hits=arguments.depth, threads=threads)]
     if dense is not None and arguments.mine == "dense":
         from e2rank_pyserini.retrieval import search
 
@@ -106,23 +113,6 @@ def _first_stages(
         if not topics.keys() & runs[-1].keys():
             raise E2RankError(f"{path}: none of the {len(topics)} topics is in this run")
     return runs
-
-
-def _bm25(arguments: Namespace, named: Dataset | None, topics: Topics) -> Run:
-    from e2rank_pyserini.pyserini.bm25 import build_lucene, check_corpus, search_lucene
-
-    source = corpus_source(arguments, named)
-    threads = arguments.threads or 1
-    if not corpora.is_lucene(source):
-        if not arguments.lucene_index:
-            raise E2RankError("--mine bm25: name the Lucene index to build or use with --lucene-index")
-        fingerprint = corpora.fingerprint(source)
-        directory = Path(arguments.lucene_index)
-        if not directory.exists():
-            build_lucene(corpora.documents(source), directory, fingerprint, threads=threads)
-        check_corpus(directory, fingerprint)
-        source = arguments.lucene_index
-    return search_lucene(source, topics, hits=arguments.depth, threads=threads)
 
 
 def _drawn(

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini.catalog import near_miss, one_of, record, yaml_file
+from e2rank_pyserini.choices import STAGES
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.types import E2RankError
-
-STAGES = ("embed", "rank")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,8 @@ def save(place: Path, network: Any, optimizer: torch.optim.Optimizer, record: di
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore(
-    place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> tuple[int, float, int] | None:
-    """Put a saved state back and return its step, seconds and tokens; None where there is none.
+def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerprint: str) -> tuple[int, float] | None:
+    """Put a saved state back and return its step and seconds; None where there is none.
 
     Raises E2RankError when it cannot be read, and when its run's fingerprint is another.
     """
@@ -60,7 +57,7 @@ def restore(
             return None
     try:
         record: dict[str, Any] = json.loads((place / "step.json").read_text(encoding="utf-8"))
-        found = int(record["step"]), float(record["seconds"]), int(record["tokens"])
+        found = int(record["step"]), float(record["seconds"])
         if record["fingerprint"] != fingerprint:
             raise E2RankError(
                 f"{place.parent}: holds the state of another run (model, recipe, data or dev lists differ); "
@@ -107,8 +104,3 @@ def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> N
     fields = {key: value for key, value in fields.items() if value is not None or key == "eos"}
     with atomic(place / OWN_FILE) as file:
         yaml.safe_dump(fields, file, sort_keys=False, allow_unicode=True)
-
-
-def rename(made: Path, place: Path) -> None:
-    """Give a finished directory its name."""
-    os.replace(made, place)

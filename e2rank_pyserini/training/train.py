@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from e2rank_pyserini import __version__
 from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
@@ -30,6 +32,7 @@ from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
 Batch = list[int]
+_SHOWN = ("loss", "infonce", "ranknet", "dev_query", "dev_prompt")
 
 
 def train(
@@ -91,17 +94,16 @@ class Training:
             weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999)
         )
         self.working = output.with_name(output.name + ".training")
-        self.print = fingerprint(self.encoder.identity, self.read, recipe, self.examples, dev)
+        self.fingerprint = fingerprint(self.encoder.identity, self.read, recipe, self.examples, dev)
         self.step = 0
         self.seconds = 0.0
-        self.tokens = 0
 
     def go(self, stop_after: int | None) -> dict[str, Any]:
         """All steps that are left, then the model."""
         self._resume()
         with contextlib.closing(Log(self.working, self.step)) if self.rank == 0 else contextlib.nullcontext() as log:
             last = self._steps(log, stop_after)
-        record = {"steps": self.step, "seconds": self.seconds, "tokens": self.tokens}
+        record = {"steps": self.step, "seconds": self.seconds}
         if last == len(self.batches) and self.rank == 0:
             record = self._finish(record)
         wait()
@@ -120,7 +122,6 @@ class Training:
                 log.add(0, self.look())
             while self.step < last:
                 values = self.one()
-                self.tokens += int(values["tokens"])
                 self.seconds = time.monotonic() - started
                 if log:
                     log.add(self.step, values)
@@ -137,11 +138,13 @@ class Training:
         return last
 
     def one(self) -> dict[str, float]:
-        """One step: the losses, the rate, the norm of the gradient, and how many tokens were read."""
+        """One step: the losses, the rate, the norm of the gradient, and what was encoded and cut."""
         recipe, network = self.recipe, self.encoder.network
         examples = [self.examples[number] for number in self.batches[self.step]]
         chance = random.Random(f"{recipe.seed} {self.step}")
+        before = dataclasses.replace(self.encoder.tally)
         rows = rows_of(examples, self.encoder.tokens, recipe, self.window, chance)
+        encoded = self.encoder.tally.since(before)
 
         def loss_of(vectors: torch.Tensor) -> Losses:
             return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair")
@@ -161,7 +164,7 @@ class Training:
         self.optimizer.step()
         self.step += 1
         values = {name: float(value) for name, value in parts.items()}
-        return {**values, "rate": rate, "norm": float(norm), "tokens": sum(map(len, rows.ids))}
+        return {**values, "rate": rate, "norm": float(norm), **encoded}
 
     def _backward(self, rows: Rows, loss_of: Any) -> Losses:
         return backward(
@@ -186,16 +189,16 @@ class Training:
         return every is not None and self.step % every == 0
 
     def _resume(self) -> None:
-        found = state.restore(self.working / "state", self.encoder.network, self.optimizer, self.print)
+        found = state.restore(self.working / "state", self.encoder.network, self.optimizer, self.fingerprint)
         if found is None:
             return
-        self.step, self.seconds, self.tokens = found
+        self.step, self.seconds = found
         if self.rank == 0:
             print(f"going on after step {self.step} of {len(self.batches)}", file=sys.stderr)
 
     def _save(self) -> None:
         if self.rank == 0:
-            kept = {"step": self.step, "seconds": self.seconds, "tokens": self.tokens, "fingerprint": self.print}
+            kept = {"step": self.step, "seconds": self.seconds, "fingerprint": self.fingerprint}
             state.save(self.working / "state", self.encoder.network, self.optimizer, kept)
         wait()
 
@@ -209,23 +212,24 @@ class Training:
             network, record["energy_kept"] = compressed(network.cpu(), before, self.recipe.compress)
             network = network.half()  # half the size; inference is in 16 bits anyway
         state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
-        sources: dict[str, int] = {}
-        for example in self.examples:
-            sources[example.source] = sources.get(example.source, 0) + 1
+        rows = read_log(self.working / "metrics.jsonl")
+        encoded = {field.name: sum(row.get(field.name, 0) for row in rows) for field in dataclasses.fields(Tally)}
         record |= {
+            "tokens": encoded.pop("tokens"),
+            "encoded": encoded,
             "base": self.encoder.record,
             "recipe": dataclasses.asdict(self.recipe),
-            "examples": sources,
-            "fingerprint": self.print,
+            "examples": Counter(example.source for example in self.examples),
+            "fingerprint": self.fingerprint,
             "processes": self.world,
             "versions": {"e2rank": __version__, "torch": torch.__version__},
         }
         (made / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        plot(read_log(self.working / "metrics.jsonl"), made / "loss.png")
+        plot(rows, made / "loss.png")
         # copied: a run that is killed here still has its log
         shutil.copy(self.working / "metrics.jsonl", made / "metrics.jsonl")
         shutil.copytree(self.working / "tensorboard", made / "tensorboard")
-        state.rename(made, self.output)
+        made.rename(self.output)
         shutil.rmtree(self.working)
         return record
 
@@ -267,4 +271,4 @@ def fingerprint(identity: str, spec: ModelSpec, recipe: Recipe, *data: Sequence[
 
 
 def _words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in ("rate", "norm", "tokens"))
+    return ", ".join(f"{name} {values[name]:.4f}" for name in _SHOWN if name in values)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PROMPTS = ("paper", "card", "train", "pair")
+from e2rank_pyserini.choices import STAGES, VARIANTS
+
 OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None: a whole number above 0
     ("steps", None, "N"),
     ("batch", None, "N"),
@@ -46,10 +47,19 @@ def train(arguments: Namespace) -> None:
     record = run(spec, chosen, examples, output, dev=dev, device=arguments.device)
     if "examples" in record:  # the process that wrote the model
         print(
-            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens -> {output} "
-            f"({record['seconds']:.1f} s)",
+            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens, {_cut(record['encoded'])} "
+            f"-> {output} ({record['seconds']:.1f} s)",
             file=sys.stderr,
         )
+
+
+def _cut(encoded: dict[str, int]) -> str:
+    """What was cut to its length, each text counted as often as it was encoded."""
+    return (
+        f"{encoded['documents_truncated']} of {encoded['documents']} documents, {encoded['queries_truncated']} of "
+        f"{encoded['queries']} queries and {encoded['prompt_documents_truncated']} of {encoded['prompt_documents']} "
+        "documents in prompts cut"
+    )
 
 
 def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
@@ -60,8 +70,8 @@ def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
     parser.set_defaults(function=train)
     parser.add_argument("--encoder", required=True, metavar="NAME|DIR", help="the model to start from")
     parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
-    parser.add_argument("--prompt", choices=PROMPTS, help="variant of the listwise prompt (default: the model's)")
-    parser.add_argument("--stage", choices=("embed", "rank"), help="the paper's recipe of this stage")
+    parser.add_argument("--prompt", choices=VARIANTS, help="variant of the listwise prompt (default: the model's)")
+    parser.add_argument("--stage", choices=STAGES, help="the paper's recipe of this stage")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="a recipe of recipes.yaml or a file with such keys")
     parser.add_argument("--data", required=True, nargs="+", metavar="FILE", help="training examples, JSON lines")
     parser.add_argument("--dev", nargs="+", default=[], metavar="FILE", help="lists to measure nDCG@10 on meanwhile")
