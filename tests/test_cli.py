@@ -163,6 +163,16 @@ def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
     assert "--output runs/semanlink.demo.e2rank-minilm.hybrid.e2rank.trec" in printed
 
 
+def test_make_feedback_searches_the_whole_index_again():
+    printed = make("feedback", "HITS=50")
+    assert "--hits 50 --depth 100" in printed
+    for stage in ("bm25.k50.e2rank-minilm", "e2rank-minilm.dense.k50"):
+        wide = f"runs/semanlink.demo.{stage}.feedback.k50.trec"
+        assert f"--output {wide}" in printed
+        assert wide in printed.splitlines()[-1]
+    assert "feedback" not in make("rerank")
+
+
 def test_make_names_another_setting_another_file(tmp_path: Path):
     (tmp_path / "mine.trec").write_text("1 Q0 a 1 1 x\n")
     run = f"RUN={tmp_path}/mine.trec"
