@@ -65,6 +65,7 @@ def _index(parser: argparse.ArgumentParser) -> None:
 def _search(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     _topics(parser)
+    _excluded(parser)
     _corpus(parser)
     _model(parser)
     parser.add_argument("--index", required=True, metavar="DIR", help="a FAISS directory of ours or of Pyserini's")
@@ -75,6 +76,7 @@ def _search(parser: argparse.ArgumentParser) -> None:
 def _bm25(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     _topics(parser)
+    _excluded(parser)
     _corpus(parser)
     parser.add_argument(
         "--index",
@@ -88,6 +90,7 @@ def _bm25(parser: argparse.ArgumentParser) -> None:
 def _rerank(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     _topics(parser)
+    _excluded(parser)
     _corpus(parser)
     _model(parser)
     parser.add_argument("--run", required=True, metavar="FILE", help="the first-stage run, TREC format")
@@ -125,6 +128,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 
 
 def _judgments(parser: argparse.ArgumentParser) -> None:
+    _excluded(parser)
     parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
     parser.add_argument(
         "--relevance",
@@ -162,6 +166,15 @@ def _corpus(parser: argparse.ArgumentParser) -> None:
 
 def _topics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL or TREC topics")
+
+
+def _excluded(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--excluded",
+        metavar="FILE",
+        help="documents that a query must not be given, removed before any cut by rank: `qid docid` a line, or "
+        "BRIGHT's examples as JSONL (default: the data set's own)",
+    )
 
 
 def _output(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from e2rank_pyserini import catalog
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
+    admitted_run,
     check_index,
     corpus_source,
     document_template,
+    exclusions_of,
     judged_run,
     judgments,
     loaded_encoder,
@@ -66,16 +69,19 @@ def search(arguments: Namespace) -> None:
     check_writable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
+    excluded = exclusions_of(arguments, data)
     opened = opened_index(arguments)
-    encoder = loaded_encoder(arguments, opened)
+    encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
     task = arguments.task or (data.spec.retrieval_task if data else None)
-    run = dense(topics, opened, encoder, hits=arguments.hits, task=task)
+    asked = arguments.hits + most_excluded(excluded, topics)
+    found = dense(topics, opened, encoder, hits=asked, task=task)
+    run = admitted_run(arguments, found, excluded, arguments.hits)
     write_run(Path(arguments.output), run, _tag(encoder))
-    short = sum(len(hits) < min(arguments.hits, len(opened)) for hits in run.values())
+    short = sum(len(hits) < min(asked, len(opened)) for hits in found.values())
     if short:
         print(
-            f"e2rank search: {short} topics got fewer than {min(arguments.hits, len(opened))} hits: "
+            f"e2rank search: {short} topics got fewer than {min(asked, len(opened))} hits: "
             "an approximate index does not look everywhere",
             file=sys.stderr,
         )
@@ -94,8 +100,11 @@ def bm25(arguments: Namespace) -> None:
     check_writable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
+    excluded = exclusions_of(arguments, data)
     source = corpus_source(arguments, data)
-    run = first_stage(source, arguments.index, "--index", topics, hits=arguments.hits, threads=arguments.threads)
+    asked = arguments.hits + most_excluded(excluded, topics)
+    found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
+    run = admitted_run(arguments, found, excluded, arguments.hits)
     write_run(Path(arguments.output), run, "bm25")
     _report(f"{len(topics)} topics -> {arguments.output}", started)
 
@@ -112,10 +121,10 @@ def rerank(arguments: Namespace) -> None:
         raise E2RankError(f"window {arguments.window}: expected 1 to depth ({depth})")
     if arguments.by == "query" and (arguments.window or arguments.prompt or arguments.noun):
         raise E2RankError("--by query reads no documents: --window, --prompt and --noun do not go with it")
-    run = read_run(Path(arguments.run))
+    run = admitted_run(arguments, read_run(Path(arguments.run)), exclusions_of(arguments, data))
     topics = topics_of(arguments, data)
     opened = opened_index(arguments)
-    encoder = loaded_encoder(arguments, opened)
+    encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
     window = 0 if arguments.by == "query" else arguments.window or min(encoder.spec.window, depth)
     wanted = texts_needed(run, opened, depth=depth, window=window)
@@ -177,7 +186,8 @@ def eval(arguments: Namespace) -> None:
 
     data = named_dataset(arguments)
     qrels, relevance = judgments(arguments, data)
-    runs = [judged_run(path, qrels) for path in arguments.runs]
+    excluded = exclusions_of(arguments, data)
+    runs = [judged_run(path, qrels, excluded) for path in arguments.runs]
     rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]
     if arguments.json:
         for name, values in rows:

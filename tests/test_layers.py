@@ -13,7 +13,7 @@ LAYERS = [
     {"types", "choices", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
     {"topics"},
-    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
+    {"catalog", "corpus", "exclusions", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
     {"carried", "loading", "comparison"},
     {"datasets", "encoder"},
     {"training.recipe", "training.state"},
