@@ -9,6 +9,7 @@ from importlib import import_module
 from e2rank_pyserini import __version__
 from e2rank_pyserini.choices import DTYPES, VARIANTS
 from e2rank_pyserini.compare_command import add_compare_parser
+from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 
@@ -16,11 +17,9 @@ from e2rank_pyserini.training.train_command import add_train_parser
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
     arguments = _parser().parse_args(argv)
-    commands = import_module("e2rank_pyserini.commands")
     types = import_module("e2rank_pyserini.types")
     try:
-        function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
-        function(arguments)
+        _run(arguments)
     except types.E2RankError as error:
         print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -30,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"e2rank {arguments.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    commands = import_module("e2rank_pyserini.commands")
+    function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
+    function(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
+    add_table_parser(commands, lambda words: _run(_parser().parse_args(words)))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))

@@ -697,6 +697,8 @@ COMMANDS = [
     ("split-unknown-eval", "eval --dataset {beir} --split dev {run}", "qrels/dev.tsv: no such file", "test"),
     ("split-unknown-search", f"{SEARCH} --split dev", "dev"),
     ("split-unknown-rerank", f"{RERANK} --split dev", "dev"),
+    ("table-data-missing", "table --encoder {model} --data {tmp}/data", "{tmp}/data: no such folder"),
+    ("table-model-near-miss", "table --encoder minillm --data {tmp}", "did you mean minilm"),
     ("split-of-a-named-dataset", f"{SEARCH} --split dev".replace("{beir}", "scifact"), "scifact: has no split 'dev'"),
 ]
 
@@ -732,6 +734,7 @@ USAGE = [
     ("no-index", "search --dataset {beir} --output {out}", "--index"),
     ("no-run", "rerank --dataset {beir} --index {index} --output {out}", "--run"),
     ("no-runs", "eval --dataset {beir}", "RUN"),
+    ("table-no-encoder", "table", "--encoder"),
 ]
 
 
