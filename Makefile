@@ -8,6 +8,7 @@ DEPTH   ?= 100
 WINDOW  ?=
 DEVICE  ?=
 HITS    ?= 1000
+DATA    ?=
 TASK    ?= generic
 FAISS   ?= cpu
 PYTHON  ?= python3
@@ -41,14 +42,14 @@ WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
 SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
 TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(DATASET)/qrels/$(SPLIT).tsv)
-DATA   := --dataset $(DATASET) --split $(SPLIT)
+FROM   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid feedback eval train-embedded test lint
+.PHONY: help install index search bm25 rerank hybrid feedback eval table train-embedded test lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo "variables: DATASET=$(DATASET) SPLIT=$(SPLIT) MODEL=$(MODEL) RUN=$(RUN) DEPTH=$(DEPTH) WINDOW=$(WINDOW) DEVICE=$(DEVICE) FAISS=$(FAISS)"
+	@echo "variables: DATASET=$(DATASET) SPLIT=$(SPLIT) MODEL=$(MODEL) RUN=$(RUN) DEPTH=$(DEPTH) WINDOW=$(WINDOW) DEVICE=$(DEVICE) DATA=$(DATA) FAISS=$(FAISS)"
 
 install: $(READY) ## the virtual environment, with the tested versions (constraints.txt)
 
@@ -65,7 +66,10 @@ hybrid: eval ## rerank, with BM25 + dense fused by Pyserini (reciprocal ranks) a
 feedback: eval ## rerank, and the whole index searched again with the prompt's vector
 
 eval: $(FIRST) $(RERANKED) $(SEARCHED) ## one table for the first stages and their reranked runs
-	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
+	@$(E2RANK) eval $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
+
+table: $(READY) ## the paper's table beside MODEL's, over every data set that is here (or in the folder DATA)
+	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)
 
 train-embedded: $(READY) ## train e2rank-minilm again from the BEIR folders in COLLECTIONS
 	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/e2rank-minilm/train.sh
@@ -92,14 +96,14 @@ $(READY): setup.cfg constraints.txt
 	touch $@
 
 $(INDEX)/e2rank.json: $(CORPUS) | $(READY)
-	$(E2RANK) index $(DATA) --encoder $(MODEL) --output $(@D) --overwrite $(ON)
+	$(E2RANK) index $(FROM) --encoder $(MODEL) --output $(@D) --overwrite $(ON)
 
 $(DENSE): $(INDEX)/e2rank.json $(TOPICS_FILES)
-	$(E2RANK) search $(DATA) --encoder $(MODEL) --index $(INDEX) --hits $(HITS) --output $@ $(ON)
+	$(E2RANK) search $(FROM) --encoder $(MODEL) --index $(INDEX) --hits $(HITS) --output $@ $(ON)
 
 $(BM25): $(CORPUS) $(TOPICS_FILES) | $(READY)
 	$(foreach file,$(CORPUS),if [ "$(file)" -nt "$(LUCENE)" ]; then rm -rf $(LUCENE); fi;)
-	$(E2RANK) bm25 $(DATA) --index $(LUCENE) --hits $(HITS) --output $@
+	$(E2RANK) bm25 $(FROM) --index $(LUCENE) --hits $(HITS) --output $@
 
 $(HYBRID): $(BM25) $(DENSE)
 	$(E2RANK) pyserini fusion --method rrf --runs $^ --output $@.part --runtag hybrid
@@ -107,9 +111,9 @@ $(HYBRID): $(BM25) $(DENSE)
 
 define rules
 $(call again,$(1),e2rank): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) rerank $$(DATA) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+	$$(E2RANK) rerank $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 
 $(call again,$(1),feedback$(K)): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) feedback $$(DATA) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+	$$(E2RANK) feedback $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 endef
 $(foreach run,$(FIRST),$(eval $(call rules,$(run))))

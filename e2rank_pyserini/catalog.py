@@ -73,6 +73,8 @@ class DatasetSpec:
     noun: str = "Documents"
     document: str = "{title} {text}"
     relevance: int = 1
+    excluded: str | None = None
+    query_length: int | None = None
     package: str | None = None
     sha256: str | None = None
 

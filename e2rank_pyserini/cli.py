@@ -11,6 +11,7 @@ from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.rerun_command import add_rerun_parser
+from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
@@ -20,14 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
-    commands = import_module("e2rank_pyserini.commands")
     types = import_module("e2rank_pyserini.types")
     try:
-        function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
-        if "output" in arguments:
-            arguments.words = words  # what RUN.json holds
-        with recording():
-            function(arguments)
+        _run(arguments, words)
     except types.E2RankError as error:
         print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -39,6 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(arguments: argparse.Namespace, words: list[str]) -> None:
+    commands = import_module("e2rank_pyserini.commands")
+    function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
+    if "output" in arguments:
+        arguments.words = words  # what RUN.json holds
+    with recording():
+        function(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="e2rank", description="E2Rank for Pyserini: one embedding model retrieves and reranks."
@@ -48,11 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     _index(commands.add_parser("index", help="encode a corpus into a FAISS index of Pyserini's form"))
     _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
-    add_rerank_parser(commands, (_dataset, _topics, _corpus, _model), _positive)
-    add_feedback_parser(commands, (_dataset, _topics, _corpus, _model), _positive)
+    add_rerank_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
+    add_feedback_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
     add_rerun_parser(commands)
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
+    add_table_parser(commands, lambda words: _run(_parser().parse_args(words), list(words)))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
@@ -74,6 +80,7 @@ def _index(parser: argparse.ArgumentParser) -> None:
 def _search(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     _topics(parser)
+    _excluded(parser)
     _corpus(parser)
     _model(parser)
     parser.add_argument("--index", required=True, metavar="DIR", help="a FAISS directory of ours or of Pyserini's")
@@ -84,6 +91,7 @@ def _search(parser: argparse.ArgumentParser) -> None:
 def _bm25(parser: argparse.ArgumentParser) -> None:
     _dataset(parser)
     _topics(parser)
+    _excluded(parser)
     _corpus(parser)
     parser.add_argument(
         "--index",
@@ -102,6 +110,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
 
 
 def _judgments(parser: argparse.ArgumentParser) -> None:
+    _excluded(parser)
     parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
     parser.add_argument(
         "--relevance",
@@ -139,6 +148,15 @@ def _corpus(parser: argparse.ArgumentParser) -> None:
 
 def _topics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL or TREC topics")
+
+
+def _excluded(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--excluded",
+        metavar="FILE",
+        help="documents that a query must not be given, removed before any cut by rank: `qid docid` a line, or "
+        "BRIGHT's examples as JSONL (default: the data set's own)",
+    )
 
 
 def _output(parser: argparse.ArgumentParser) -> None:

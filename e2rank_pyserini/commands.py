@@ -7,9 +7,12 @@ from pathlib import Path
 
 from e2rank_pyserini import catalog, provenance
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
+    admitted_run,
     check_index,
     corpus_source,
+    exclusions_of,
     judged_run,
     judgments,
     loaded_encoder,
@@ -18,7 +21,7 @@ from e2rank_pyserini.inputs import (
     tell_lacking,
     topics_of,
 )
-from e2rank_pyserini.outputs import report, run_tag, write_with_record
+from e2rank_pyserini.outputs import Used, report, run_tag, write_with_record
 from e2rank_pyserini.timing import timed
 
 
@@ -54,17 +57,21 @@ def search(arguments: Namespace) -> None:
     provenance.check_replaceable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
+    excluded = exclusions_of(arguments, data)
     with timed("load"):
         opened = opened_index(arguments)
-    encoder = loaded_encoder(arguments, opened)
+    encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
     task = arguments.task or (data.spec.retrieval_task if data else None)
-    run = dense(topics, opened, encoder, hits=arguments.hits, task=task)
-    write_with_record(arguments, run, run_tag(encoder), topics=topics, source=None, opened=opened, encoder=encoder)
-    short = sum(len(hits) < min(arguments.hits, len(opened)) for hits in run.values())
+    asked = arguments.hits + most_excluded(excluded, topics)
+    found = dense(topics, opened, encoder, hits=asked, task=task)
+    run = admitted_run(arguments, found, excluded, arguments.hits)
+    used = Used(topics, excluded, opened=opened, encoder=encoder)
+    write_with_record(arguments, run, run_tag(encoder), used)
+    short = sum(len(hits) < min(asked, len(opened)) for hits in found.values())
     if short:
         print(
-            f"e2rank search: {short} topics got fewer than {min(arguments.hits, len(opened))} hits: "
+            f"e2rank search: {short} topics got fewer than {min(asked, len(opened))} hits: "
             "an approximate index does not look everywhere",
             file=sys.stderr,
         )
@@ -82,10 +89,13 @@ def bm25(arguments: Namespace) -> None:
     provenance.check_replaceable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
+    excluded = exclusions_of(arguments, data)
     source = corpus_source(arguments, data)
+    asked = arguments.hits + most_excluded(excluded, topics)
     with timed("search"):
-        run = first_stage(source, arguments.index, "--index", topics, hits=arguments.hits, threads=arguments.threads)
-    write_with_record(arguments, run, "bm25", topics=topics, source=source)
+        found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
+    run = admitted_run(arguments, found, excluded, arguments.hits)
+    write_with_record(arguments, run, "bm25", Used(topics, excluded, source=source))
     report(f"{len(topics)} topics -> {arguments.output}")
 
 
@@ -95,7 +105,8 @@ def eval(arguments: Namespace) -> None:
 
     data = named_dataset(arguments)
     qrels, relevance = judgments(arguments, data)
-    runs = [judged_run(path, qrels) for path in arguments.runs]
+    excluded = exclusions_of(arguments, data)
+    runs = [judged_run(path, qrels, excluded) for path in arguments.runs]
     rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]
     if arguments.json:
         for name, values in rows:

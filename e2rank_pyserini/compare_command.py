@@ -15,13 +15,14 @@ def compare(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
     from e2rank_pyserini.comparison import changes, moved
     from e2rank_pyserini.comparison import compare as compared
-    from e2rank_pyserini.inputs import judged_run, judgments, named_dataset, tell_lacking, topics_of
+    from e2rank_pyserini.inputs import exclusions_of, judged_run, judgments, named_dataset, tell_lacking, topics_of
 
     data = named_dataset(arguments)
     qrels, relevance = judgments(arguments, data)
     topics = topics_of(arguments, data) if arguments.topics or data else {}
     paths = (arguments.baseline, *arguments.runs)
-    runs = [judged_run(path, qrels) for path in paths]
+    excluded = exclusions_of(arguments, data)
+    runs = [judged_run(path, qrels, excluded) for path in paths]
     for path, (_, run) in zip(paths, runs, strict=True):
         tell_lacking(path, run, qrels)
     rows = compared(

@@ -79,6 +79,12 @@ def lucene_searcher(source: str) -> Any:
     return searcher
 
 
+def cached_lucene(name: str) -> Path | None:
+    """The directory of a prebuilt index in Pyserini's cache, the newest by its name; None when there is none."""
+    found = sorted((java.cache_home() / "indexes").glob(f"lucene-*.{name}.[0-9]*"))
+    return next((path for path in reversed(found) if is_lucene(str(path))), None)
+
+
 def fingerprint(source: str) -> str:
     """What tells one corpus from another without reading it twice: names and sizes, or the Lucene index's name."""
     if is_lucene(source):

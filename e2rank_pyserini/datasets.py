@@ -6,6 +6,7 @@ from pathlib import Path
 
 from e2rank_pyserini import carried, catalog, java
 from e2rank_pyserini.catalog import DatasetSpec
+from e2rank_pyserini.exclusions import Exclusions, read_exclusions
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import E2RankError, Qrels, Topics
@@ -15,7 +16,10 @@ SPLIT = "test"
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`folder` is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), or None for Pyserini's own parts."""
+    """`folder` is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), or None for Pyserini's own parts.
+
+    A folder may hold excluded/SPLIT.tsv beside its qrels: `qid docid` a line, the documents a query must not be given.
+    """
 
     spec: DatasetSpec
     folder: Path | None
@@ -52,6 +56,16 @@ class Dataset:
             raise E2RankError(f"{path}: no such file (splits of this data set: {there})")
         return read_qrels(path)
 
+    def excluded(self) -> Exclusions | None:
+        """What no query may be given; None where the data set has exclusions and they are not on this machine."""
+        if self.folder is not None:
+            path = self.folder / "excluded" / f"{self.split}.tsv"
+            return read_exclusions(path) if path.exists() else {}
+        if self.spec.excluded is None:
+            return {}
+        found = local_file(self.spec.excluded)
+        return None if found is None else read_exclusions(found)
+
 
 def dataset(name: str, split: str = SPLIT) -> Dataset:
     """The named data set, or the BEIR folder at this path."""
@@ -65,28 +79,37 @@ def dataset(name: str, split: str = SPLIT) -> Dataset:
     return Dataset(spec, None)
 
 
+def local_file(file: str) -> Path | None:
+    """One of Pyserini's topic, qrels or exclusion files, .gz too: from E2RANK_DATA, else from Pyserini's cache."""
+    places = [_pyserini_files()]
+    if os.environ.get("E2RANK_DATA"):
+        places.insert(0, Path(os.environ["E2RANK_DATA"]))
+    paths = [path for place in places for path in (place / file, place / f"{file}.gz")]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _pyserini_file(spec: DatasetSpec, kind: str) -> Path:
     """Pyserini's own topic or qrels file: from E2RANK_DATA, from Pyserini's cache, or through Pyserini's download."""
     name, file = spec.topics if kind == "topics" else spec.qrels
-    places = [java.cache_home() / "topics-and-qrels"]
-    if os.environ.get("E2RANK_DATA"):
-        places.insert(0, Path(os.environ["E2RANK_DATA"]))
-    for place in places:
-        for path in (place / file, place / f"{file}.gz"):
-            if path.is_file():
-                return path
+    found = local_file(file)
+    if found is not None:
+        return found
     java.start()
     with java.quiet():
         from pyserini.search import get_qrels_file, get_topics
 
         java.tried(lambda: get_topics(name) if kind == "topics" else get_qrels_file(name))
-    path = places[-1] / file
+    path = _pyserini_files() / file
     if not path.is_file() or path.stat().st_size == 0:
         raise E2RankError(
             f"data set {spec.name}: its {kind} ({name}) are not on this machine and could not be "
-            f"downloaded; put {file} into {places[-1]}, or name a file with --{kind}"
+            f"downloaded; put {file} into {path.parent}, or name a file with --{kind}"
         )
     return path
+
+
+def _pyserini_files() -> Path:
+    return java.cache_home() / "topics-and-qrels"
 
 
 def _split_file(folder: Path, split: str) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from e2rank_pyserini import catalog
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
+from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
@@ -39,6 +40,34 @@ def topics_of(arguments: Namespace, data: Dataset | None) -> Topics:
     return data.topics()
 
 
+def exclusions_of(arguments: Namespace, data: Dataset | None) -> Exclusions:
+    """What no query may be given, by --excluded or the data set; says on stderr when a data set's are not here."""
+    if arguments.excluded:
+        return read_exclusions(Path(arguments.excluded))
+    found = data.excluded() if data else {}
+    if found is None and data is not None:
+        print(
+            f"e2rank {arguments.command}: {data.spec.name} excludes documents by query and {data.spec.excluded} is not "
+            "on this machine: nothing is excluded, which is not the benchmark's protocol; name a file with --excluded",
+            file=sys.stderr,
+        )
+    return found or {}
+
+
+def admitted_run(arguments: Namespace, run: Run, excluded: Exclusions, hits: int | None = None) -> Run:
+    """`run` without its excluded hits, then cut to `hits` a query; says on stderr what went."""
+    kept, removed = admitted(run, excluded, hits)
+    if run and not kept:
+        raise E2RankError("the run holds nothing but excluded documents")
+    if excluded:
+        print(
+            f"e2rank {arguments.command}: {removed} excluded hits removed, {len(run) - len(kept)} queries left without "
+            "hits",
+            file=sys.stderr,
+        )
+    return kept
+
+
 def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     """The qrels, and the least grade that is relevant."""
     relevance = arguments.relevance or (data.spec.relevance if data else 1)
@@ -49,9 +78,14 @@ def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     return data.qrels(), relevance
 
 
-def judged_run(path: str, qrels: Qrels) -> tuple[str, Run]:
-    """A run, and its name for tables."""
-    run = read_run(Path(path))
+def judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run]:
+    """A run without what is excluded (how much is said on stderr), and its name for tables."""
+    check_disjoint(excluded, qrels)
+    run, removed = admitted(read_run(Path(path)), excluded)
+    if not run:
+        raise E2RankError(f"{path}: the run holds nothing but excluded documents")
+    if removed:
+        print(f"{path}: {removed} hits are excluded and do not count", file=sys.stderr)
     if not run.keys() & qrels.keys():
         raise E2RankError(
             f"{path}: the run and the qrels share no topic (run: {next(iter(run))} …, qrels: {next(iter(qrels))} …)"
@@ -86,8 +120,11 @@ def opened_index(arguments: Namespace) -> "DenseIndex":
     return opened
 
 
-def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None") -> "E2RankEncoder":
-    """The model that was asked for, else the one the index was built with."""
+def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Dataset | None = None) -> "E2RankEncoder":
+    """The model that was asked for, else the one the index was built with.
+
+    Queries get the length that was asked for, else that of `data` as far as the model's prompt goes, else the model's.
+    """
     from e2rank_pyserini.encoder import E2RankEncoder
 
     if arguments.encoder:
@@ -101,6 +138,8 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None") -> "E2Rank
 
         torch.set_num_threads(arguments.threads)
     lengths = {"document": arguments.max_length, "query": arguments.query_length, "prompt": arguments.prompt_length}
+    if data and data.spec.query_length and not arguments.query_length:
+        lengths["query"] = min(data.spec.query_length, arguments.prompt_length or spec.lengths.prompt)
     if opened is not None and opened.built_with is not None:  # what the index lacks is encoded as what it holds
         kept = catalog.model_of_sidecar(opened.built_with, str(opened.directory)).lengths.document
         lengths["document"] = arguments.max_length or kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import fingerprint, provenance
+from e2rank_pyserini.exclusions import Exclusions
 from e2rank_pyserini.timing import so_far, timed
 from e2rank_pyserini.trec import write_run
 from e2rank_pyserini.types import Run, Topics
@@ -17,21 +18,20 @@ if TYPE_CHECKING:
     from e2rank_pyserini.index import DenseIndex
 
 
-def write_with_record(
-    arguments: Namespace,
-    run: Run,
-    tag: str,
-    *,
-    topics: Topics,
-    source: str | None,
-    opened: "DenseIndex | None" = None,
-    encoder: "E2RankEncoder | None" = None,
-    prompt: dict[str, Any] | None = None,
-) -> None:
-    """Write the run that `arguments` asked for and RUN.json beside it.
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """What a run was made from: `source` is the corpus, `prompt` the settings of the listwise prompt, where read."""
 
-    `source` is the corpus whose texts were read, `prompt` the settings of the listwise prompt where one was read.
-    """
+    topics: Topics
+    excluded: Exclusions
+    source: str | None = None
+    opened: "DenseIndex | None" = None
+    encoder: "E2RankEncoder | None" = None
+    prompt: dict[str, Any] | None = None
+
+
+def write_with_record(arguments: Namespace, run: Run, tag: str, used: Used) -> None:
+    """Write the run that `arguments` asked for and RUN.json beside it."""
     path = Path(arguments.output)
     with timed("write"):
         write_run(path, run, tag)
@@ -39,9 +39,9 @@ def write_with_record(
         "command": arguments.words,
         "directory": str(Path.cwd()),
         "options": {key: value for key, value in vars(arguments).items() if key not in ("function", "words")},
-        **_model(encoder, arguments),
-        "prompt": prompt,
-        "inputs": _inputs(arguments, topics, source, opened),
+        **_model(used.encoder, arguments),
+        "prompt": used.prompt,
+        "inputs": _inputs(arguments, used),
         "seconds": {part: round(seconds, 4) for part, seconds in so_far().items()},
         "versions": provenance.versions(),
         "machine": provenance.machine(),
@@ -73,15 +73,19 @@ def _model(encoder: "E2RankEncoder | None", arguments: Namespace) -> dict[str, A
     }
 
 
-def _inputs(
-    arguments: Namespace, topics: Topics, source: str | None, opened: "DenseIndex | None"
-) -> dict[str, dict[str, str]]:
+def _inputs(arguments: Namespace, used: Used) -> dict[str, dict[str, str]]:
     """What was read and what tells whether it is still the same; `rerun` looks before it starts."""
-    found = {"topics": {"path": arguments.topics or arguments.dataset, "fingerprint": provenance.of_topics(topics)}}
+    named = arguments.topics or arguments.dataset
+    found = {"topics": {"path": named, "fingerprint": provenance.of_object(used.topics)}}
+    if used.excluded:
+        docids = {qid: sorted(docids) for qid, docids in used.excluded.items()}
+        named = arguments.excluded or arguments.dataset
+        found["excluded"] = {"path": named, "fingerprint": provenance.of_object(docids)}
     if getattr(arguments, "run", None):
         found["run"] = {"path": arguments.run, "sha256": fingerprint.sha256(Path(arguments.run))}
-    if opened is not None:
-        found["index"] = {"path": str(opened.directory), "fingerprint": provenance.of_index(opened.directory)}
-    if source is not None:
-        found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
+    if used.opened is not None:
+        place = used.opened.directory
+        found["index"] = {"path": str(place), "fingerprint": provenance.of_index(place)}
+    if used.source is not None:
+        found["corpus"] = {"path": used.source, "fingerprint": corpora.fingerprint(used.source)}
     return found

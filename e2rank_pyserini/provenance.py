@@ -9,7 +9,7 @@ from typing import Any
 
 from e2rank_pyserini import fingerprint
 from e2rank_pyserini.trec import atomic, check_writable
-from e2rank_pyserini.types import E2RankError, Topics
+from e2rank_pyserini.types import E2RankError
 
 FORMAT = 1
 _PACKAGES = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy", "pyserini", "faiss-cpu", "faiss-gpu")
@@ -72,9 +72,9 @@ def of_run(run: Path) -> dict[str, Any] | None:
     return record
 
 
-def of_topics(topics: Topics) -> str:
-    """What tells one set of topics from another, whatever file they came from."""
-    return fingerprint.of_text(json.dumps(topics, ensure_ascii=False))
+def of_object(read: dict[str, Any]) -> str:
+    """What tells topics (or exclusions) from others, whatever file they came from."""
+    return fingerprint.of_text(json.dumps(read, ensure_ascii=False))
 
 
 def of_index(directory: Path) -> str:

@@ -10,18 +10,21 @@ from typing import Any
 from tqdm import tqdm
 
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.exclusions import admitted, most_excluded
 from e2rank_pyserini.feedback import Part, average, interpolate, prf_vectors, reading, rocchio, search_again, slide
 from e2rank_pyserini.inputs import (
+    admitted_run,
     check_index,
     corpus_source,
     document_template,
+    exclusions_of,
     loaded_encoder,
     named_dataset,
     opened_index,
     rerank_task,
     topics_of,
 )
-from e2rank_pyserini.outputs import report, run_tag, write_with_record
+from e2rank_pyserini.outputs import Used, report, run_tag, write_with_record
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import check_known, missing, prompt_vectors, rescore
 from e2rank_pyserini.timing import timed
@@ -42,12 +45,13 @@ class Refining:
         self.arguments, self.weights, self.whole = arguments, weights, whole
         self.data = named_dataset(arguments)
         with timed("read"):
-            self.first = read_run(Path(arguments.run))
+            self.excluded = exclusions_of(arguments, self.data)
+            self.first = admitted_run(arguments, read_run(Path(arguments.run)), self.excluded)
             self.topics = topics_of(arguments, self.data)
         check_known(self.first, self.topics)
         with timed("load"):
             self.index = opened_index(arguments)
-        self.encoder = loaded_encoder(arguments, self.index)
+        self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
         self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
         self.texts: dict[str, str] = {}
@@ -116,16 +120,8 @@ class Refining:
         read = self.arguments.by if self.arguments.by != "prompt" else self.encoder.spec.prompt
         tag = f"{run_tag(self.encoder)}-{read}{self.window if read != 'query' else ''}{'-whole' if self.whole else ''}"
         tally = self.encoder.tally
-        write_with_record(
-            self.arguments,
-            run,
-            tag,
-            topics=self.topics,
-            source=self.source,
-            opened=self.index,
-            encoder=self.encoder,
-            prompt=self._prompt(),
-        )
+        used = Used(self.topics, self.excluded, self.source, self.index, self.encoder, self._prompt())
+        write_with_record(self.arguments, run, tag, used)
         if tally.prompts:
             print(
                 f"prompt {self.encoder.spec.prompt}, window {self.window}: {tally.prompt_documents_truncated} of "
@@ -148,7 +144,9 @@ class Refining:
 
     def _scored(self, run: Run, vectors: dict[str, Vectors]) -> Run:
         if self.whole:
-            return search_again(vectors, self.index, hits=self.arguments.hits)
+            hits = self.arguments.hits
+            found = search_again(vectors, self.index, hits=hits + most_excluded(self.excluded, vectors))
+            return admitted(found, self.excluded, hits)[0]
         self.need(missing(run, self.index, depth=self.arguments.depth))
         return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)
 

@@ -339,6 +339,57 @@ def test_qrels_and_run_without_a_shared_topic(tmp_path: Path, refused: Refused):
     refused("eval --qrels {tmp}/qrels.txt {tmp}/run.trec", "{tmp}/run.trec: ", "share no topic", "007", "qrels: 7 ")
 
 
+# --- exclusions -------------------------------------------------------------------------------------------------------
+
+EXCLUSIONS = [
+    ("one-column", "007 000\n008\n", "x:2: expected 2 columns (qid docid), got 1"),
+    ("three-columns", "007 000 1\n", "x:1: expected 2 columns (qid docid), got 3"),
+    ("empty", "\n", "x: no exclusions found"),
+    ("header-alone", "query-id\tcorpus-id\n", "x: no exclusions found"),
+    ("latin-1", b"007 caf\xe9\n", "x: not UTF-8"),
+    ("not-json", '{"id": "007", "excluded_ids"\n', "x:1: "),
+    ("no-id", '{"excluded_ids": ["000"]}\n', "x:1: expected a query id under id, got None"),
+    ("id-true", '{"id": true, "excluded_ids": []}\n', "x:1: expected a query id under id, got True"),
+    ("no-list", '{"id": "007"}\n', "x:1: expected a list of docids under excluded_ids, got None"),
+    (
+        "a-word",
+        '{"id": "007", "excluded_ids": "N/A"}\n',
+        "x:1: expected a list of docids under excluded_ids, got 'N/A'",
+    ),
+    ("a-number", '{"id": "007", "excluded_ids": [7]}\n', "x:1: expected a list of docids under excluded_ids"),
+    ("blank-in-docid", '{"id": "7", "excluded_ids": ["a b"]}\n', "x:1: expected a docid without blanks, got 'a b'"),
+]
+EXCLUDING = {
+    "search": SEARCH,
+    "rerank": RERANK,
+    "bm25": TOPIC_READERS["bm25"] + " --topics {beir}/queries.jsonl",
+    "eval": "eval --dataset {beir} {run}",
+}
+
+
+@pytest.mark.parametrize("command", EXCLUDING)
+@pytest.mark.parametrize(("content", "fragment"), cases(EXCLUSIONS))
+def test_exclusions(tmp_path: Path, refused: Refused, command: str, content: str | bytes, fragment: str):
+    put(tmp_path / "x", content)
+    refused(f"{EXCLUDING[command]} --excluded {{tmp}}/x", fragment)
+
+
+@pytest.mark.parametrize("command", EXCLUDING)
+def test_exclusions_missing(refused: Refused, command: str):
+    refused(f"{EXCLUDING[command]} --excluded {{tmp}}/x", "{tmp}/x: no such file")
+
+
+def test_exclusions_of_every_hit(tmp_path: Path, toy_run: Path, refused: Refused):
+    lines = (line.split() for line in toy_run.read_text().splitlines())
+    put(tmp_path / "x", "".join(f"{qid} {docid}\n" for qid, _, docid, *_ in lines))
+    refused(f"{RERANK} --excluded {{tmp}}/x", "the run holds nothing but excluded documents")
+
+
+def test_exclusions_of_what_is_relevant(tmp_path: Path, refused: Refused):
+    put(tmp_path / "x", "007 000\n007 001\n")
+    refused("eval --dataset {beir} {run} --excluded {tmp}/x", "query 007: document 001 is excluded, yet the qrels")
+
+
 # --- index directories ------------------------------------------------------------------------------------------------
 
 
@@ -659,6 +710,8 @@ COMMANDS = [
     ("split-unknown-eval", "eval --dataset {beir} --split dev {run}", "qrels/dev.tsv: no such file", "test"),
     ("split-unknown-search", f"{SEARCH} --split dev", "dev"),
     ("split-unknown-rerank", f"{RERANK} --split dev", "dev"),
+    ("table-data-missing", "table --encoder {model} --data {tmp}/data", "{tmp}/data: no such folder"),
+    ("table-model-near-miss", "table --encoder minillm --data {tmp}", "did you mean minilm"),
     ("split-of-a-named-dataset", f"{SEARCH} --split dev".replace("{beir}", "scifact"), "scifact: has no split 'dev'"),
 ]
 
@@ -699,6 +752,7 @@ USAGE = [
     ("no-index", "search --dataset {beir} --output {out}", "--index"),
     ("no-run", "rerank --dataset {beir} --index {index} --output {out}", "--run"),
     ("no-runs", "eval --dataset {beir}", "RUN"),
+    ("table-no-encoder", "table", "--encoder"),
 ]
 
 

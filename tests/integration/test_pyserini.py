@@ -273,10 +273,14 @@ def lucene(
     data, queries = ["--dataset", str(beir)], read_topics(beir / "queries.jsonl")
     vectors = ["index", "--corpus", str(made), "--encoder", str(tiny_model), "--output", str(place / "dense")]
     search = ["bm25", "--topics", str(beir / "queries.jsonl"), "--corpus", str(made), "--hits", "20"]
+    every_second = "".join(f"{qid} {number:03}\n" for qid in queries for number in range(0, 40, 2))
+    (place / "excluded.txt").write_text(every_second)
+    excluding = [*search, "--excluded", str(place / "excluded.txt"), "--output", str(place / "odd.trec")]
     ours = ask(
         {
             "bm25": ("e2rank", {"words": ["bm25", *data, "--index", str(made), "--output", str(run)]}),
             "again": ("e2rank", {"words": [*search, "--threads", "2", "--output", str(again)]}),
+            "odd": ("e2rank", {"words": excluding}),
             "index": ("e2rank", {"words": vectors}),
             "find": ("find", {"source": str(made), "docids": ["039", "000", "7", "absent", "001"]}),
         }
@@ -299,7 +303,7 @@ def bm25_run(lucene: tuple[Answers, Path]) -> Run:
 
 
 def test_bm25_prints_nothing_on_stdout(lucene: tuple[Answers, Path]):
-    for job in ("bm25", "again", "index"):
+    for job in ("bm25", "again", "odd", "index"):
         assert lucene[0][job] == {"status": 0, "stdout": ""}
 
 
@@ -322,6 +326,12 @@ def test_bm25_searches_an_index_that_is_there(lucene: tuple[Answers, Path], bm25
     answers, place = lucene
     assert answers["again"]["status"] == 0
     assert_same_run(read_run(place / "again.trec"), {qid: hits[:20] for qid, hits in bm25_run.items()})
+
+
+def test_bm25_excludes_before_it_cuts(lucene: tuple[Answers, Path], bm25_run: Run):
+    """Half of the corpus excluded, and still as many hits as the other half and --hits give."""
+    odd = {qid: [hit for hit in hits if int(hit.docid) % 2][:20] for qid, hits in bm25_run.items()}
+    assert_same_run(read_run(lucene[1] / "odd.trec"), odd)
 
 
 def test_a_lucene_index_is_a_corpus(lucene: tuple[Answers, Path], tiny_index: Path):

@@ -1,0 +1,220 @@
+"""`e2rank table`: the paper's table beside ours, over every data set of it that is on this machine."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from e2rank_pyserini.benchmarks import Benchmark
+
+Command = Callable[[Sequence[str]], None]  # runs one `e2rank` command by its words
+DEPTH = 100  # candidates that are rescored, and so all that must be encoded
+OURS = ("first", "query", "prompt")
+
+
+class Row(NamedTuple):
+    """One data set and first stage: our values in [0, 1] by column and measure, published ones in percent by column."""
+
+    name: str
+    first_stage: str
+    ours: dict[str, dict[str, float]]
+    paper: dict[str, float]
+
+
+def table(arguments: Namespace, command: Command) -> None:
+    """Every data set that is here -> runs, and one table on stdout. What was made before is not made again."""
+    from e2rank_pyserini import benchmarks, catalog
+    from e2rank_pyserini.types import E2RankError
+
+    data = Path(arguments.data) if arguments.data else None
+    if data is not None and not data.is_dir():
+        raise E2RankError(f"{data}: no such folder")
+    model = catalog.model(arguments.encoder).name
+    here, absent = [], []
+    for name in benchmarks.BENCHMARKS:
+        try:
+            here.append(benchmarks.find(name, data))
+        except E2RankError as error:
+            absent.append(f"{name} skipped: {error}")
+    if not here:
+        raise E2RankError(f"no data set of the paper is on this machine ({absent[0]}); name a folder with --data")
+    for line in absent:
+        print(f"e2rank table: {line}", file=sys.stderr)
+    rows = [row for one in here for row in _measured(one, arguments, model, command)]
+    rows += _averages(rows, model)
+    if arguments.json:
+        for row in rows:
+            paper = {column: round(value / 100, 4) for column, value in row.paper.items()}
+            print(
+                json.dumps(
+                    {"model": model, "set": row.name, "first_stage": row.first_stage, **row.ours, "paper": paper}
+                )
+            )
+    else:
+        print("\n".join(_lines(rows, model)))
+
+
+def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Command) -> list[Row]:
+    """The rows of one data set; makes the runs that are missing or older than what they are made from."""
+    from e2rank_pyserini.evaluation import evaluate
+    from e2rank_pyserini.published import beside
+    from e2rank_pyserini.trec import read_run
+
+    encoder = ["--encoder", arguments.encoder, *(["--device", arguments.device] if arguments.device else [])]
+    stages = dict(one.runs) or {"bm25": _bm25(one, command)}
+    whole = one.index(arguments.encoder)
+    if arguments.dense:
+        _encode(one, one.corpus, whole, encoder, command)
+        stages["dense"] = _dense(one, whole, arguments.encoder, encoder, command)
+    corpus, index = one.corpus, whole
+    if _stale(whole / "e2rank.json", Path(one.corpus)):  # only what is rescored needs a vector
+        corpus, index = _candidates(one, stages), one.candidates(arguments.encoder)
+        _encode(one, corpus, index, encoder, command)
+    rows, qrels = [], one.qrels()
+    for stage, first in stages.items():
+        runs = {"first": first, "prompt": one.reranked(first, arguments.encoder, "e2rank")}
+        by: dict[str, list[str]] = {"prompt": []}
+        if stage != "dense":  # whose order is the query vector's already
+            runs["query"] = one.reranked(first, arguments.encoder, "query")
+            by["query"] = ["--by", "query", "--task", one.spec.retrieval_task]
+        for column, more in by.items():
+            if _stale(runs[column], first, index / "e2rank.json"):
+                where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
+                command(["rerank", *one.words, *encoder, *where, *more])
+        ours = {key: evaluate(read_run(path), qrels, relevance=one.spec.relevance) for key, path in runs.items()}
+        paper = {key: row.ndcg[one.name] for key, row in beside(model, stage).items() if one.name in row.ndcg}
+        rows.append(Row(one.name, stage, ours, paper))
+    return rows
+
+
+def _bm25(one: "Benchmark", command: Command) -> Path:
+    from e2rank_pyserini.benchmarks import mark
+    from e2rank_pyserini.corpus import is_lucene
+
+    output = Path("runs") / f"{one.topics}.bm25.trec"
+    if _stale(output, Path(one.corpus)):
+        index = [] if is_lucene(one.corpus) else ["--index", f"indexes/{mark(one.folder)}.bm25"]
+        command(["bm25", *one.words, "--corpus", one.corpus, *index, "--output", str(output)])
+    return output
+
+
+def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], command: Command) -> Path:
+    output = one.dense(model)
+    if _stale(output, index / "e2rank.json"):
+        where = ["--index", str(index), "--corpus", one.corpus, "--task", one.spec.retrieval_task]
+        command(["search", *one.words, *encoder, *where, "--output", str(output)])
+    return output
+
+
+def _encode(one: "Benchmark", corpus: str, index: Path, encoder: list[str], command: Command) -> None:
+    if _stale(index / "e2rank.json", Path(corpus)):
+        command(["index", *one.words, *encoder, "--corpus", corpus, "--output", str(index), "--overwrite"])
+
+
+def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
+    """A corpus of the documents that will be rescored: the first 100 of every first stage. Returns its path."""
+    from e2rank_pyserini import corpus as corpora
+    from e2rank_pyserini.trec import atomic, read_run
+    from e2rank_pyserini.types import E2RankError
+
+    path = Path("indexes") / f"{one.topics}.candidates.jsonl"
+    if _stale(path, *stages.values(), Path(one.corpus)):
+        wanted = {hit.docid for run in stages.values() for hits in read_run(run).values() for hit in hits[:DEPTH]}
+        found = corpora.find(one.corpus, wanted)
+        if len(found) < len(wanted):
+            raise E2RankError(f"document {min(wanted - found.keys())}: in a run of {one.name} but not in its corpus")
+        with atomic(path) as file:
+            for docid in sorted(found):
+                _, title, text = found[docid]
+                file.write(json.dumps({"_id": docid, "title": title, "text": text}, ensure_ascii=False) + "\n")
+    return str(path)
+
+
+def _stale(output: Path, *inputs: Path) -> bool:
+    """make's rule: missing, or older than something it is made from."""
+    return not output.exists() or any(output.stat().st_mtime < path.stat().st_mtime for path in inputs)
+
+
+def _averages(rows: list[Row], model: str) -> list[Row]:
+    """The mean over the paper's eight BEIR sets, for each first stage that has all eight."""
+    from e2rank_pyserini.published import AVERAGE, BEIR, beside
+
+    found = []
+    for stage in dict.fromkeys(row.first_stage for row in rows):
+        eight = [row for row in rows if row.first_stage == stage and row.name in BEIR]
+        if len(eight) == len(BEIR):
+            ours = {
+                column: {key: sum(row.ours[column][key] for row in eight) / len(eight) for key in values}
+                for column, values in eight[0].ours.items()
+            }
+            paper = {key: row.ndcg[AVERAGE] for key, row in beside(model, stage).items() if AVERAGE in row.ndcg}
+            found.append(Row(AVERAGE, stage, ours, paper))
+    return found
+
+
+def _lines(rows: list[Row], model: str) -> list[str]:
+    """The table in percent, what stands beside our numbers, and what a reader must know of it."""
+    from e2rank_pyserini.published import beside, has_numbers
+
+    named = beside(model, "bm25")
+    prompt, peer = named["prompt"].system, named["peer"].system
+    own = has_numbers(model)
+    columns = [f"{'set':16}", "first stage", " first", " paper", "  diff", " query", "prompt", prompt]
+    columns += ["  diff", peer] if own else [peer]
+    lines = [f"{model}, nDCG@10", "  ".join(columns)]
+    for row in rows:
+        first, query, after = (100 * row.ours[key]["nDCG@10"] if key in row.ours else None for key in OURS)
+        printed = row.paper.get("prompt")
+        cells = [f"{row.name:16}", f"{row.first_stage:11}", _cell(first), _cell(row.paper.get("first"))]
+        cells += [_difference(first, row.paper.get("first")), _cell(query), _cell(after), _cell(printed, len(prompt))]
+        cells += [_difference(after, printed)] if own else []
+        lines.append("  ".join([*cells, _cell(row.paper.get("peer"), len(peer))]))
+    lines.append("")
+    if not own:
+        lines.append(f"{model} has no published numbers; those of {prompt} are another model's, for reference")
+    return lines + list(dict.fromkeys(_sources(rows, model)))
+
+
+def _sources(rows: list[Row], model: str) -> Iterator[str]:
+    from e2rank_pyserini.published import beside
+
+    for row in rows:
+        for one in beside(model, row.first_stage).values():
+            if row.name in one.ndcg:
+                yield f"{one.system}: {one.source}"
+            if row.name in one.notes:
+                yield f"{one.system} on {row.name}: {one.notes[row.name]}"
+
+
+def _cell(value: float | None, width: int = 6) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>{width}}"
+
+
+def _difference(ours: float | None, printed: float | None) -> str:
+    return f"{'-' if ours is None or printed is None else f'{ours - printed:+.2f}':>6}"
+
+
+def add_table_parser(subparsers: Any, command: Command) -> None:
+    """The `table` command; `command` runs the commands that make what it prints."""
+    parser: ArgumentParser = subparsers.add_parser(
+        "table", help="the paper's table beside ours, over every data set of it that is on this machine"
+    )
+    parser.set_defaults(function=partial(table, command=command))
+    parser.add_argument("--encoder", required=True, metavar="NAME|DIR", help="named model, directory or hub name")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="BEIR folders by their names (scifact, trec-covid, …) and msmarco-dl-pool (DL19 and DL20 over every first "
+        "stage it holds); what is not there is looked for in Pyserini's cache, never downloaded",
+    )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="also the model's own dense run as a first stage: encodes whole corpora, not only what is rescored",
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row, all measures, values in [0, 1]")

@@ -1,0 +1,204 @@
+"""`e2rank table` on a toy of the DL pool's form: the same numbers as by hand, each thing made once."""
+
+import json
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from e2rank_pyserini.benchmarks import Benchmark
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.published import AVERAGE, BEIR
+from e2rank_pyserini.table_command import Row, _averages, _lines, table
+from e2rank_pyserini.trec import read_qrels, read_run
+from tests.reference import plain
+from tests.test_cli import make
+
+POOL = "msmarco-dl-pool"
+
+
+@pytest.fixture
+def data(beir: Path, toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DL19 alone, over two first stages of 20 hits; the working directory is new and Pyserini's cache is empty."""
+    monkeypatch.delenv("E2RANK_DATA", raising=False)
+    monkeypatch.setenv("PYSERINI_CACHE", str(tmp_path / "cache"))
+    pool = tmp_path / "data" / POOL
+    shutil.copytree(beir, pool)
+    (pool / "qrels" / "test.tsv").rename(pool / "qrels" / "test-dl19.tsv")
+    (pool / "runs").mkdir()
+    for name, part in (("bm25", slice(0, 20)), ("tasb", slice(10, 30))):
+        rows = [
+            f"{qid} Q0 {hit.docid} 1 {hit.score} x\n" for qid, hits in read_run(toy_run).items() for hit in hits[part]
+        ]
+        (pool / "runs" / f"dl19.{name}.top100.trec").write_text("".join(rows))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "data"
+
+
+def asked(model: Path, data: Path, **more: object) -> Namespace:
+    given = {"device": "cpu", "dense": False, "json": True, **more}
+    return Namespace(command="table", encoder=str(model), data=str(data), **given)
+
+
+class Commands:
+    """Runs commands as the command line does, and remembers them."""
+
+    def __init__(self) -> None:
+        self.words: list[Sequence[str]] = []
+
+    def __call__(self, words: Sequence[str]) -> None:
+        self.words.append(words)
+        assert main(words) == 0
+
+
+def ndcg(run: Path, data: Path) -> float:
+    qrels, found = read_qrels(data / POOL / "qrels" / "test-dl19.tsv"), read_run(run)
+    return sum(plain.ndcg(judged, [hit.docid for hit in found[qid]], 10) for qid, judged in qrels.items()) / len(qrels)
+
+
+def test_the_numbers_are_those_of_the_commands_by_hand(
+    tiny_model: Path, tiny_index: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    table(asked(tiny_model, data), Commands())
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["set"], row["first_stage"]) for row in rows] == [("dl19", "bm25"), ("dl19", "tasb")]
+    for row in rows:
+        first = data / POOL / "runs" / f"dl19.{row['first_stage']}.top100.trec"
+        words = ["rerank", "--dataset", str(data / POOL), "--split", "test-dl19", "--index", str(tiny_index)]
+        for column, more in (("query", ["--by", "query"]), ("prompt", [])):
+            assert main([*words, "--run", str(first), "--output", str(tmp_path / "out"), *more]) == 0
+            assert row[column]["nDCG@10"] == pytest.approx(ndcg(tmp_path / "out", data))
+        assert row["first"]["nDCG@10"] == pytest.approx(ndcg(first, data))
+        capsys.readouterr()
+        assert (
+            main(
+                [
+                    "eval",
+                    "--qrels",
+                    str(data / POOL / "qrels" / "test-dl19.tsv"),
+                    "--relevance",
+                    "2",
+                    "--json",
+                    str(first),
+                ]
+            )
+            == 0
+        )
+        assert row["first"]["MAP"] == json.loads(capsys.readouterr().out)["MAP"]  # DL: grade 1 is not relevant
+    assert rows[0]["paper"] == {"first": 0.5058, "peer": 0.6911, "prompt": 0.7084}
+    assert rows[1]["paper"] == {}
+
+
+def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
+    tiny_model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+):
+    commands = Commands()
+    table(asked(tiny_model, data), commands)
+    printed = capsys.readouterr().out
+    assert [words[0] for words in commands.words] == ["index", *["rerank"] * 4]
+    commands.words.clear()
+    table(asked(tiny_model, data), commands)
+    assert commands.words == []
+    assert capsys.readouterr().out == printed
+    [output] = Path("runs").glob("*.dl19.tasb.top100.*.query.trec")
+    output.unlink()
+    table(asked(tiny_model, data), commands)
+    assert [words[words.index("--output") + 1] for words in commands.words] == [str(output)]
+    commands.words.clear()
+    later = max(path.stat().st_mtime for path in (*Path("runs").iterdir(), *Path("indexes").rglob("*"))) + 5
+    os.utime(data / POOL / "runs" / "dl19.bm25.top100.trec", (later, later))
+    table(asked(tiny_model, data), commands)
+    assert [words[0] for words in commands.words][:1] == ["index"]  # what is rescored may be other documents
+
+
+def test_only_what_is_rescored_is_encoded_unless_all_is_there(tiny_model: Path, data: Path, beir: Path):
+    first = data / POOL / "runs" / "dl19.tasb.top100.trec"
+    first.write_text("".join(line for line in first.read_text().splitlines(keepends=True) if line.startswith("007 ")))
+    (data / POOL / "runs" / "dl19.bm25.top100.trec").unlink()
+    table(asked(tiny_model, data), Commands())
+    [docids] = Path("indexes").glob("*.test-dl19.candidates.tiny-qwen3-*/docid")
+    assert sorted(docids.read_text().split()) == sorted(hit.docid for hit in read_run(first)["007"])
+    commands = Commands()
+    table(asked(tiny_model, data, dense=True), commands)
+    assert [words[0] for words in commands.words] == ["index", "search", "rerank", "rerank", "rerank"]
+    whole = commands.words[0][commands.words[0].index("--output") + 1]
+    assert len(Path(whole, "docid").read_text().split()) == 40
+    assert all(words[words.index("--index") + 1] == whole for words in commands.words[1:])
+
+
+def test_a_folder_gets_bm25_and_the_named_sets_task(tiny_model: Path, data: Path, toy_run: Path, beir: Path, capsys):
+    shutil.rmtree(data / POOL)
+    shutil.copytree(beir, data / "scifact")
+    commands = Commands()
+
+    def without_java(words: Sequence[str]) -> None:
+        if words[0] == "bm25":
+            shutil.copy(toy_run, words[words.index("--output") + 1])
+            commands.words.append(words)
+        else:
+            commands(words)
+
+    Path("runs").mkdir()
+    table(asked(tiny_model, data, json=False), without_java)
+    bm25, _, prompt, query = commands.words
+    one = Benchmark("scifact", str(data / "scifact"), "test", "", {})
+    assert bm25[bm25.index("--output") + 1] == f"runs/{one.topics}.bm25.trec"
+    assert (
+        query[query.index("--task") + 1]
+        == "Given a scientific claim, retrieve documents that support or refute the claim"
+    )
+    assert "--task" not in prompt
+    printed, told = capsys.readouterr()
+    assert "E2Rank-0.6B are another model's, for reference" in printed
+    assert "BM25: arXiv 2510.22733, Table 1" in printed
+    skipped = [line for line in told.splitlines() if " skipped: " in line]
+    assert [line.split()[2] for line in skipped] == ["dl19", "dl20", *(one for one in BEIR if one != "scifact")]
+
+
+def rows_of(names: Sequence[str]) -> list[Row]:
+    return [
+        Row(name, "bm25", {key: {"nDCG@10": (n + k) / 100} for k, key in enumerate(("first", "query", "prompt"))}, {})
+        for n, name in enumerate(names, start=1)
+    ]
+
+
+def test_the_average_is_of_all_eight_or_not_at_all():
+    [average] = _averages(rows_of(["dl19", *BEIR]), "e2rank-0.6b")
+    assert (average.name, average.paper) == (AVERAGE, {"first": 43.43, "peer": 48.03, "prompt": 52.09})
+    assert average.ours["prompt"]["nDCG@10"] == pytest.approx(sum(n + 2 for n in range(2, 10)) / 800)
+    assert _averages(rows_of(["dl19", "dl20", *BEIR[1:]]), "e2rank-0.6b") == []
+
+
+def test_a_model_with_published_numbers_gets_differences():
+    row = Row(
+        "nfcorpus",
+        "bm25",
+        {key: {"nDCG@10": value} for key, value in (("first", 0.3218), ("query", 0.3), ("prompt", 0.4))},
+        {"first": 30.75, "prompt": 38.6, "peer": 36.41},
+    )
+    title, head, line, _, *notes = _lines([row], "e2rank-0.6b")
+    assert head.split() == "set first stage first paper diff query prompt E2Rank-0.6B diff RankQwen3-0.6B".split()
+    assert line.split() == "nfcorpus bm25 32.18 30.75 +1.43 30.00 40.00 38.60 +1.40 36.41".split()
+    assert "BM25 on nfcorpus: Pyserini's flat index gives 32.18 here, so that its average is 43.60" in notes
+    assert not any("reference" in note for note in notes)
+    assert title == "e2rank-0.6b, nDCG@10"
+
+
+def test_make_table():
+    assert ".venv/bin/e2rank table --encoder e2rank-0.6b --data ../shared/data --device cpu" in " ".join(
+        make("table", "MODEL=e2rank-0.6b", "DATA=../shared/data", "DEVICE=cpu").split()
+    )
+
+
+def test_nothing_here_is_an_error_of_one_line(tiny_model: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.rmtree(data / POOL)
+    capsys.readouterr()
+    assert main(["table", "--encoder", str(tiny_model), "--data", str(data)]) == 1
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert told.count("\n") == 1
+    assert told.startswith("e2rank table: no data set of the paper is on this machine (dl19 skipped: ")
