@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
-    {"topics"},
+    {"topics", "directories"},
     {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
     {"carried", "loading", "comparison"},
     {"datasets", "encoder"},
