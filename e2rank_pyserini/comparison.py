@@ -85,7 +85,7 @@ def table(scores: Sequence[tuple[str, Scores]], measure: str, *, test: str = "t"
     return rows
 
 
-def intervals(values: Values, *, seed: int = 0) -> NDArray[np.float64]:
+def intervals(values: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.float64]:
     """(topics, n) -> (n, 2): the 95% percentile bootstrap interval of each column's mean over topics (Efron 1979).
 
     Topics are drawn with replacement, DRAWS times, the same for all columns.
