@@ -177,8 +177,8 @@ def _bar(axis: Axes, place: float, row: Row, interval: Interval, *, hollow: bool
 
 
 def _panels(figure: Figure, runs: Sequence[Entry]) -> list[Axes]:
-    """A panel for each run but the baseline, two in a row, titled."""
-    axes = list(figure.subplots(-(-(len(runs) - 1) // 2), 2, squeeze=False).flat)
+    """A panel for each run but the baseline, two in a row where there are two, titled."""
+    axes = list(figure.subplots(-(-(len(runs) - 1) // 2), min(len(runs) - 1, 2), squeeze=False).flat)
     for axis, entry in zip(axes, runs[1:], strict=False):
         axis.set_title(wrapped(entry.name, 44), loc="left", fontweight="bold", parse_math=False)
     for axis in axes[len(runs) - 1 :]:
