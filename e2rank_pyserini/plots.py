@@ -18,7 +18,15 @@ from e2rank_pyserini.comparison import Row, changes
 from e2rank_pyserini.report import MAIN, SHOWN, Entry, Interval, Sweep, movement
 
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#666666"
-GRADES = ((BLUE, "o"), (VERMILLION, "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#000000", "v"))  # lowest first
+GRADES = (  # lowest first; more grades than these are rare, and look like the last
+    (BLUE, "o"),
+    (VERMILLION, "^"),
+    ("#009E73", "s"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "P"),
+    ("#56B4E9", "X"),
+    ("#000000", "v"),
+)
 WIDTH = 7.6  # inches
 DPI = 160
 _LOOKS = {
