@@ -92,8 +92,7 @@ def bm25(arguments: Namespace) -> None:
     excluded = exclusions_of(arguments, data)
     source = corpus_source(arguments, data)
     asked = arguments.hits + most_excluded(excluded, topics)
-    with timed("search"):
-        found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
+    found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
     run = admitted_run(arguments, found, excluded, arguments.hits)
     write_with_record(arguments, run, "bm25", Used(topics, excluded, source=source))
     report(f"{len(topics)} topics -> {arguments.output}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def compare(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
-    from e2rank_pyserini.comparison import changes, moved
+    from e2rank_pyserini.comparison import changes, extremes, moved
     from e2rank_pyserini.comparison import compare as compared
     from e2rank_pyserini.inputs import exclusions_of, judged_run, judgments, named_dataset, tell_lacking, topics_of
 
@@ -36,7 +36,7 @@ def compare(arguments: Namespace) -> None:
     print(_table(rows, arguments.measure))
     for row, (name, run) in zip(rows[1:], runs[1:], strict=True) if arguments.gains else ():
         print(f"\n{name} against {runs[0][0]}")
-        for qid, gain in _extremes(changes(row, rows[0]), arguments.gains):
+        for qid, gain in extremes(changes(row, rows[0]), arguments.gains):
             before, after = rows[0].by_topic[qid], row.by_topic[qid]
             print(f"{100 * gain:+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {qid}  {topics.get(qid, '')}")
             for one in moved(run, runs[0][1], qrels, qid, relevance=relevance):
@@ -59,13 +59,6 @@ def _table(rows: "list[Row]", measure: str) -> str:
             line += f"  {row.wins:5}  {row.losses:5}  {row.ties:5}  {row.robustness:+5.2f}"
         lines.append(f"{line}  {100 * row.judged:9.1f}")
     return "\n".join(lines)
-
-
-def _extremes(found: list[tuple[str, float]], count: int) -> list[tuple[str, float]]:
-    """The topics that gained most, then those that lost most."""
-    gained = [one for one in found if one[1] > 0]
-    lost = [one for one in reversed(found) if one[1] < 0]
-    return gained[:count] + lost[:count]
 
 
 def add_compare_parser(

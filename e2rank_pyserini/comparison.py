@@ -11,8 +11,10 @@ from e2rank_pyserini.choices import TESTS
 from e2rank_pyserini.evaluation import per_topic, ranked
 from e2rank_pyserini.types import E2RankError, Qrels, Run
 
-RESAMPLES = 100_000
+RESAMPLES = 100_000  # sign flips
+DRAWS = 10_000  # bootstrap samples
 Values = NDArray[np.float64]  # (topics,)
+Scores = dict[str, dict[str, float]]  # measure -> qid -> value, as evaluation.per_topic gives them
 
 
 class Row(NamedTuple):
@@ -59,14 +61,20 @@ def compare(
     where 2 to the topics is at most RESAMPLES and sampled with `seed` otherwise. Raises E2RankError when a run and the
     qrels share no topic, and for an unknown test.
     """
-    asked = dict.fromkeys((measure, "judged@10"))
-    scores = [per_topic(run, qrels, relevance=relevance, measures=list(asked)) for _, run in runs]
-    values = [np.array([found[measure][qid] for qid in qrels]) for found in scores]
+    asked = list(dict.fromkeys((measure, "judged@10")))
+    scores = [(name, per_topic(run, qrels, relevance=relevance, measures=asked)) for name, run in runs]
+    return table(scores, measure, test=test, seed=seed)
+
+
+def table(scores: Sequence[tuple[str, Scores]], measure: str, *, test: str = "t", seed: int = 0) -> list[Row]:
+    """`compare` of runs whose scores (of `measure` and judged@10, over the same topics) are known."""
+    qids = list(scores[0][1][measure])
+    values = [np.array([found[measure][qid] for qid in qids]) for _, found in scores]
     base = values[0]
     ps = [1.0, *(p_value(value, base, test, seed) for value in values[1:])]
     adjusted = [1.0, *holm(ps[1:])]
     rows = []
-    for (name, _), found, value, p, corrected in zip(runs, scores, values, ps, adjusted, strict=True):
+    for (name, found), value, p, corrected in zip(scores, values, ps, adjusted, strict=True):
         gain = value - base
         wins, losses = int((gain > 0).sum()), int((gain < 0).sum())
         judged = float(np.mean(list(found["judged@10"].values())))
@@ -75,6 +83,18 @@ def compare(
             Row(name, float(value.mean()), judged, float(gain.mean()), p, corrected, wins, losses, ties, found[measure])
         )
     return rows
+
+
+def intervals(values: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.float64]:
+    """(topics, n) -> (n, 2): the 95% percentile bootstrap interval of each column's mean over topics (Efron 1979).
+
+    Topics are drawn with replacement, DRAWS times, the same for all columns.
+    """
+    draw = _generator(seed)
+    topics = len(values)
+    even = np.full(topics, 1 / topics)
+    means = [draw.multinomial(topics, even, size=DRAWS // 10) @ values / topics for _ in range(10)]  # less memory
+    return np.percentile(np.concatenate(means), (2.5, 97.5), axis=0).T
 
 
 def p_value(new: Values, old: Values, test: str, seed: int) -> float:
@@ -97,9 +117,15 @@ def p_value(new: Values, old: Values, test: str, seed: int) -> float:
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=1000,
-        rng=np.random.default_rng(seed),
+        rng=_generator(seed),
     )
     return float(found.pvalue)
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise E2RankError(f"seed {seed}: expected a whole number of at least 0")
+    return np.random.default_rng(seed)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -116,6 +142,13 @@ def changes(new: Row, old: Row) -> list[tuple[str, float]]:
     """(qid, difference) of every topic, the one that gained most first."""
     found = [(qid, value - old.by_topic[qid]) for qid, value in new.by_topic.items()]
     return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def extremes(found: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
+    """Of `changes`: the topics that gained most, then those that lost most, `count` each at most."""
+    gained = [one for one in found if one[1] > 0]
+    lost = [one for one in reversed(found) if one[1] < 0]
+    return gained[:count] + lost[:count]
 
 
 def moved(new: Run, old: Run, qrels: Qrels, qid: str, *, relevance: int = 1, depth: int = 10) -> list[Moved]:

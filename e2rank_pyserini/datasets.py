@@ -36,25 +36,33 @@ class Dataset:
 
     def topics(self) -> Topics:
         """The topics; of a folder with qrels for the split, those that are judged."""
-        if self.folder is None:
-            return read_topics(_pyserini_file(self.spec, "topics"))
-        topics = read_topics(_first(self.folder / "queries.jsonl", self.folder / "queries.jsonl.gz"))
-        if self.split == SPLIT and not _split_file(self.folder, self.split).exists():
+        topics = read_topics(self.topics_file())
+        if self.folder is None or (self.split == SPLIT and not _split_file(self.folder, self.split).exists()):
             return topics
         judged = {qid: topics[qid] for qid in self.qrels() if qid in topics}
         if not judged:
             raise E2RankError(f"{self.folder}: no judged topic of split {self.split!r} is in queries.jsonl")
         return judged
 
+    def topics_file(self) -> Path:
+        """Where the topics are; Pyserini's own are fetched when they are not on this machine."""
+        if self.folder is None:
+            return _pyserini_file(self.spec, "topics")
+        return _first(self.folder / "queries.jsonl", self.folder / "queries.jsonl.gz")
+
     def qrels(self) -> Qrels:
         """The judgments of the split."""
+        return read_qrels(self.qrels_file())
+
+    def qrels_file(self) -> Path:
+        """Where the judgments are; Pyserini's own are fetched when they are not on this machine."""
         if self.folder is None:
-            return read_qrels(_pyserini_file(self.spec, "qrels"))
+            return _pyserini_file(self.spec, "qrels")
         path = _split_file(self.folder, self.split)
         if not path.exists():
             there = ", ".join(sorted(child.stem for child in (self.folder / "qrels").glob("*.tsv"))) or "none"
             raise E2RankError(f"{path}: no such file (splits of this data set: {there})")
-        return read_qrels(path)
+        return path
 
     def excluded(self) -> Exclusions | None:
         """What no query may be given; None where the data set has exclusions and they are not on this machine."""

@@ -4,17 +4,54 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import fingerprint
-from e2rank_pyserini.trec import atomic, check_writable
+from e2rank_pyserini.trec import atomic, check_writable, read_lines
 from e2rank_pyserini.types import E2RankError
 
 FORMAT = 1
 _PACKAGES = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy", "pyserini", "faiss-cpu", "faiss-gpu")
-_NEEDED = {"run": dict, "command": list, "directory": str, "inputs": dict, "seconds": dict, "versions": dict}
-_MAY_LACK = {"model": dict, "prompt": dict, "counts": dict, "machine": dict}
+STEPS = ("tokenise", "encode", "search", "gather", "score")  # of one query: its latency
+_LIMIT = 10**9  # no count and no seconds of a run are more
+
+
+def _is_run(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and _is_count(value.get("topics"))
+
+
+def _is_prompt(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and _is_count(value.get("window")))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < _LIMIT
+
+
+def _are_seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        type(one) in (int, float) and 0 <= one < _LIMIT for one in (value.get(step, 0) for step in STEPS)
+    )
+
+
+def _are_inputs(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, dict) for one in value.values())
+
+
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "run": _is_run,
+    "command": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "directory": lambda value: isinstance(value, str),
+    "model": lambda value: isinstance(value, dict | None),
+    "prompt": _is_prompt,
+    "inputs": _are_inputs,
+    "seconds": _are_seconds,
+    "versions": lambda value: isinstance(value, dict),
+    "machine": lambda value: isinstance(value, dict),
+}
 
 
 def beside(run: Path) -> Path:
@@ -45,30 +82,26 @@ def write(run: Path, record: dict[str, Any], *, topics: int, hits: int) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A record as `write` wrote it. Raises E2RankError for what is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise E2RankError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise E2RankError(f"{path}: not readable as JSON: {str(error).splitlines()[0]}") from error
+        record = json.loads("\n".join(read_lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise E2RankError(f"{path}:{getattr(error, 'lineno', 1)}: not JSON: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise E2RankError(f"{path}: expected the record of a run (format {FORMAT})")
-    for key, kind in (_NEEDED | _MAY_LACK).items():
-        value = record.get(key)
-        if not isinstance(value, kind) and not (value is None and key in _MAY_LACK):
-            raise E2RankError(f"{path}: expected {key} as {kind.__name__}, got {type(value).__name__}")
-    if not isinstance(record["run"].get("sha256"), str) or not all(isinstance(word, str) for word in record["command"]):
-        raise E2RankError(f"{path}: expected the run's sha256 and the command as words")
+        raise E2RankError(f"{path}: expected the record of a run, an object of format {FORMAT}")
+    for name, is_sound in _FORM.items():
+        if not is_sound(record.get(name)):
+            raise E2RankError(f"{path}: {name}: not as format {FORMAT} has it: {record.get(name)!r}")
     return record
 
 
-def of_run(run: Path) -> dict[str, Any] | None:
-    """The record beside a run; None where there is none. Raises E2RankError when it is that of another file."""
+def of_run(run: Path, digest: str) -> dict[str, Any] | None:
+    """The record beside a run with this SHA-256; None where there is none, and, said on stderr, one of another run."""
     place = beside(run)
     if not place.exists():
         return None
     record = read(place)
-    if record["run"]["sha256"] != fingerprint.sha256(run):
-        raise E2RankError(f"{place}: is the record of another file: {run} has changed since; remove one of the two")
+    if record["run"]["sha256"] != digest:
+        print(f"{place}: is of another run (its SHA-256 differs) and is not used", file=sys.stderr)
+        return None
     return record
 
 

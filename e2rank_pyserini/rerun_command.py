@@ -61,7 +61,7 @@ def _tell_differences(record: dict[str, Any]) -> None:
     from e2rank_pyserini import provenance
 
     now = {**provenance.versions(), "processor": provenance.machine()["processor"]}
-    then = {**record["versions"], "processor": (record.get("machine") or {}).get("processor")}
+    then = {**record["versions"], "processor": record["machine"].get("processor")}
     for key in sorted(now.keys() | then.keys()):
         if now.get(key) != then.get(key):
             print(f"e2rank rerun: {key}: then {then.get(key)}, now {now.get(key)}", file=sys.stderr)

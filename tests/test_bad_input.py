@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import matplotlib.font_manager  # noqa: F401  builds its cache, and says so, where there is none
 import numpy as np
 import pytest
 import yaml
@@ -62,6 +63,9 @@ def refused(
         fails(line, *fragments)
         if "{out}" in line and line.startswith("index "):
             shutil.copytree(tiny_index, tmp_path / "out")
+            fails(f"{line} --overwrite", *fragments)
+        elif "{out}" in line and line.startswith("report "):
+            put(tmp_path / "out" / "report.html", '<meta name="generator" content="e2rank report">')
             fails(f"{line} --overwrite", *fragments)
         elif "{out}" in line:
             (tmp_path / "out").write_bytes(b"an older run\n")
@@ -134,15 +138,20 @@ RUNS = [
     ("gz-bad-line", "run.trec.gz", gzip.compress(b"007 Q0 000\n"), "run.trec.gz:1: expected 6 columns"),
 ]
 RERANK = "rerank --dataset {beir} --index {index} --run {run} --output {out}"
+REPORT = "report --dataset {beir} {run} {run} --output {out}"
 
 
-@pytest.mark.parametrize("command", ["rerank", "eval"])
+@pytest.mark.parametrize("command", ["rerank", "eval", "report"])
 @pytest.mark.parametrize(("name", "content", "fragment"), cases(RUNS))
 def test_run(tmp_path: Path, refused: Refused, command: str, name: str, content: str | bytes, fragment: str):
     put(tmp_path / name, content)
     here = f"{{tmp}}/{name}"
-    line = RERANK.replace("{run}", here) if command == "rerank" else f"eval --dataset {{beir}} {{run}} {here}"
-    refused(line, f"{{tmp}}/{fragment}")
+    lines = {
+        "rerank": RERANK.replace("{run}", here),
+        "eval": f"eval --dataset {{beir}} {{run}} {here}",
+        "report": REPORT.replace("{run} {run}", f"{{run}} {here}"),
+    }
+    refused(lines[command], f"{{tmp}}/{fragment}")
 
 
 @pytest.mark.parametrize(
@@ -301,6 +310,7 @@ SEARCH = "search --dataset {beir} --index {index} --output {out}"
 TOPIC_READERS = {
     "search": SEARCH,
     "rerank": RERANK,
+    "report": REPORT,
     "bm25": "bm25 --corpus {beir} --output {out}",  # without an index it goes no further than its topics
 }
 
@@ -326,11 +336,18 @@ QRELS = [
 ]
 
 
-@pytest.mark.parametrize("options", ["", "--json "], ids=["table", "json"])
+QREL_READERS = {
+    "table": "eval --qrels {tmp}/qrels.txt {run}",
+    "json": "eval --json --qrels {tmp}/qrels.txt {run}",
+    "report": "report --qrels {tmp}/qrels.txt {run} {run} --output {out}",
+}
+
+
+@pytest.mark.parametrize("command", QREL_READERS)
 @pytest.mark.parametrize(("content", "fragment"), cases(QRELS))
-def test_qrels(tmp_path: Path, refused: Refused, options: str, content: str | bytes, fragment: str):
+def test_qrels(tmp_path: Path, refused: Refused, command: str, content: str | bytes, fragment: str):
     put(tmp_path / "qrels.txt", content)
-    refused(f"eval {options}--qrels {{tmp}}/qrels.txt {{run}}", f"{{tmp}}/{fragment}")
+    refused(QREL_READERS[command], f"{{tmp}}/{fragment}")
 
 
 def test_qrels_and_run_without_a_shared_topic(tmp_path: Path, refused: Refused):
@@ -689,6 +706,11 @@ COMMANDS = [
     ("run-missing-gz", RERANK.replace("{run}", "{tmp}/run.trec.gz"), "{tmp}/run.trec.gz: no such file"),
     ("run-directory", RERANK.replace("{run}", "{tmp}"), "{tmp}: cannot be read"),
     ("run-missing-eval", "eval --dataset {beir} {run} {tmp}/run.trec", "{tmp}/run.trec: no such file"),
+    ("qrels-unnamed-report", "report {run} {run} --output {out}", "--qrels", "--dataset"),
+    ("run-missing-report", REPORT.replace("{run} {run}", "{run} {tmp}/run.trec"), "{tmp}/run.trec: no such file"),
+    ("topics-missing-report", f"{REPORT} --topics {{tmp}}/t.tsv", "{tmp}/t.tsv: no such file"),
+    ("split-unknown-report", f"{REPORT} --split dev", "qrels/dev.tsv: no such file", "test"),
+    ("seed-negative-report", f"{REPORT} --seed -1", "seed -1: expected a whole number of at least 0"),
     ("window-above-depth", f"{RERANK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
     ("window-above-default-depth", f"{RERANK} --window 101", "window 101: expected 1 to depth (100)"),
     ("window-above-depth-feedback", f"{FEEDBACK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
@@ -753,6 +775,11 @@ USAGE = [
     ("no-run", "rerank --dataset {beir} --index {index} --output {out}", "--run"),
     ("no-runs", "eval --dataset {beir}", "RUN"),
     ("table-no-encoder", "table", "--encoder"),
+    ("no-runs-report", "report --dataset {beir} {run} --output {out}", "RUN"),
+    ("no-output-report", "report --dataset {beir} {run} {run}", "--output"),
+    ("gains-zero-report", f"{REPORT} --gains 0", "argument --gains"),
+    ("seed-word-report", f"{REPORT} --seed many", "argument --seed"),
+    ("test-unknown-report", f"{REPORT} --test z", "argument --test"),
 ]
 
 
@@ -809,7 +836,7 @@ def test_output_is_a_directory(tmp_path: Path, refused: Refused, line: str):
     refused(line.replace("{out}", "{tmp}/there"), "{tmp}/there")
 
 
-@pytest.mark.parametrize("line", [SEARCH, RERANK, INDEX], ids=["search", "rerank", "index"])
+@pytest.mark.parametrize("line", [SEARCH, RERANK, INDEX, REPORT], ids=["search", "rerank", "index", "report"])
 def test_output_below_a_file(tmp_path: Path, refused: Refused, line: str):
     put(tmp_path / "file", "kept")
     refused(line.replace("{out}", "{tmp}/file/output"), "{tmp}/file/output: cannot be written")
@@ -818,6 +845,14 @@ def test_output_below_a_file(tmp_path: Path, refused: Refused, line: str):
 def test_index_exists_already(tmp_path: Path, tiny_index: Path, refused: Refused):
     shutil.copytree(tiny_index, tmp_path / "old")
     refused(INDEX.replace("{out}", "{tmp}/old"), "{tmp}/old: exists already")
+
+
+def test_report_over_what_is_no_report(tmp_path: Path, refused: Refused):
+    put(tmp_path / "file", "kept")
+    put(tmp_path / "home" / "thesis.tex", "kept")
+    refused(REPORT.replace("{out}", "{tmp}/home"), "{tmp}/home: exists already")
+    for name in ("file", "home"):
+        refused(REPORT.replace("{out}", f"{{tmp}}/{name} --overwrite"), f"{{tmp}}/{name}: is not a report")
 
 
 def test_index_over_a_file(tmp_path: Path, refused: Refused):

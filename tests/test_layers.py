@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
-    {"topics"},
+    {"topics", "directories"},
     {
         "catalog",
         "corpus",
@@ -26,11 +26,11 @@ LAYERS = [
         "training.examples",
     },
     {"carried", "loading", "comparison", "feedback"},
-    {"datasets", "encoder", "published"},
-    {"benchmarks"},
+    {"datasets", "encoder", "published", "report"},
+    {"benchmarks", "captions", "markup", "plots"},
     {"training.recipe", "training.state"},
-    {"training.network", "training.step", "training.dev"},
-    {"training.train"},
+    {"training.network", "training.step", "training.dev", "pictures"},
+    {"training.train", "page"},
     {"indexing", "pyserini.bm25", "pyserini.options", "training.mining", "training.labelling", "training.endpoint"},
     {"pyserini.encoders", "pyserini.feedback"},
     {"pyserini.hooks"},
@@ -41,6 +41,7 @@ LAYERS = [
     {
         "commands",
         "compare_command",
+        "report_command",
         "rerank_command",
         "rerun_command",
         "table_command",

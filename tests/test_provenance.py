@@ -10,7 +10,7 @@ import pytest
 
 from e2rank_pyserini import provenance
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.fingerprint import sha256
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_an_input_that_has_changed_is_refused_before_any_work(
 
 def test_a_run_that_comes_out_differently_is_an_error(reranked: Path, capfd: pytest.CaptureFixture[str]):
     swap_lines(reranked)
-    rewrite(reranked, run={**record_of(reranked)["run"], "sha256": provenance.fingerprint.sha256(reranked)})
+    rewrite(reranked, run={**record_of(reranked)["run"], "sha256": sha256(reranked)})
     assert main(["rerun", f"{reranked}.json"]) == 1
     assert f"came out differently: {reranked}:1: " in capfd.readouterr().err
 
@@ -132,22 +132,22 @@ def test_other_versions_are_said(reranked: Path, capfd: pytest.CaptureFixture[st
     assert "torch: then 0.1, now " in capfd.readouterr().err
 
 
-def test_a_record_of_another_file_is_no_record(reranked: Path):
-    assert provenance.of_run(reranked) == record_of(reranked)
-    assert provenance.of_run(reranked.with_name("first.trec")) is None
+def test_a_record_of_another_file_is_no_record(reranked: Path, capfd: pytest.CaptureFixture[str]):
+    assert provenance.of_run(reranked, sha256(reranked)) == record_of(reranked)
+    assert provenance.of_run(reranked.with_name("first.trec"), "") is None
     swap_lines(reranked)
-    with pytest.raises(E2RankError, match="is the record of another file"):
-        provenance.of_run(reranked)
+    assert provenance.of_run(reranked, sha256(reranked)) is None
+    assert "out.trec.json: is of another run" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "x.json:1: not JSON"),
         ("[]", "expected the record of a run"),
         ('{"format": 2}', "expected the record of a run"),
-        ('{"format": 1, "run": []}', "expected run as dict, got list"),
-        ("\xff", "not readable as JSON"),
+        ('{"format": 1, "run": []}', "x.json: run: not as format 1 has it: []"),
+        ("\xff", "x.json: not UTF-8"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, content: str, told: str, capfd: pytest.CaptureFixture[str]):

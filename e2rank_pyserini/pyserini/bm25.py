@@ -13,6 +13,7 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import java
 from e2rank_pyserini.corpus import lucene_searcher
 from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.timing import timed
 from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
 
 CORPUS = "e2rank.corpus"  # beside Lucene's files: the fingerprint of what was indexed
@@ -96,7 +97,8 @@ def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int
     for start in range(0, len(qids), _BATCH):
         part = qids[start : start + _BATCH]
         try:
-            found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
+            with timed("search"):
+                found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
         except Exception as error:
             raise E2RankError(f"{source}: Lucene could not search it: {str(error).splitlines()[0]}") from error
         run |= {qid: [Hit(hit.docid, hit.score) for hit in found[qid]] for qid in part}
