@@ -73,6 +73,7 @@ class DatasetSpec:
     noun: str = "Documents"
     document: str = "{title} {text}"
     relevance: int = 1
+    mteb: tuple[str, ...] = ()
     package: str | None = None
     sha256: str | None = None
 
@@ -93,6 +94,12 @@ def dataset(name: str) -> DatasetSpec:
             f"{near_miss(name, dataset_names())} (all: {', '.join(dataset_names())})"
         )
     return record(DatasetSpec, {"name": name, **_datasets()[name]}, f"datasets.yaml: {name}")
+
+
+def dataset_of_mteb_task(task: str, subset: str) -> DatasetSpec | None:
+    """The named data set that a task (or one subset of it) of the mteb library is; None where there is none."""
+    wanted = {task, f"{task}/{subset}"}
+    return next((dataset(name) for name in _datasets() if wanted & set(_datasets()[name].get("mteb", ()))), None)
 
 
 def model(name: str, like: str | None = None) -> ModelSpec:
