@@ -46,13 +46,17 @@ def _be_quiet() -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for name in ("datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _report(name: str, model: Any, listwise: bool, path: Path) -> None:
     notes = model.encoded.get(name)
     if notes is None:
         print(f"{name}: {path} is there already (--overwrite evaluates again)", file=sys.stderr)
+        return
+    if not notes:
+        print(f"{name}: put together from its parts -> {path}", file=sys.stderr)
         return
     counts: dict[str, int] = {}
     for note in notes:

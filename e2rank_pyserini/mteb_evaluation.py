@@ -25,9 +25,10 @@ def tasks_named(names: Sequence[str]) -> list[Any]:
         raise E2RankError("this needs mteb; pip install 'e2rank-pyserini[mteb]'") from error
     except OSError as error:
         raise E2RankError(f"mteb cannot make its cache directory (MTEB_CACHE says where): {error}") from error
-
     known = {task.metadata.name for task in TASK_LIST}
-    benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
+    benchmarks: dict[str, Any] = {}  # costs seconds, so only where a name is no task's
+    if not known.issuperset(names):
+        benchmarks = {benchmark.name: benchmark for benchmark in mteb.get_benchmarks()}
     found: dict[str, Any] = {}
     for name in names:
         if name not in known and name not in benchmarks:
@@ -71,13 +72,16 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
     from mteb import evaluate as mteb_evaluate
 
     name = task.metadata.name
-    parts = getattr(task.metadata, "tasks", ())  # an aggregate: its parts are evaluated, then put together
+    parts = getattr(task.metadata, "tasks", ())  # an aggregate: its parts are evaluated, then put together anew
     for part in parts:
         _result(model, part, output, overwrite=overwrite)
     complete = not parts and not overwrite and _is_complete(model, task, output)
-    if not complete and not parts:
+    if parts:
+        result_path(model, output, name).unlink(missing_ok=True)
+    elif not complete:
         _load(task)
-        model.encoded.pop(name, None)
+    if not complete:
+        model.encoded[name] = []
     try:
         done = mteb_evaluate(
             model,
@@ -91,7 +95,8 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
     except E2RankError:
         raise
     except Exception as error:
-        raise E2RankError(f"task {name}: mteb could not evaluate it: {_first_line(error)}") from error
+        hint = "; --overwrite evaluates it again" if complete else ""
+        raise E2RankError(f"task {name}: mteb could not evaluate it: {_first_line(error)}{hint}") from error
     if not complete:
         task.unload_data()
         _write_note(model, task, output)
@@ -108,6 +113,8 @@ def _load(task: Any) -> None:
         clone = Path.cwd() / path  # `datasets` looks there before it asks the hub
         if clone.is_dir():
             why = f"its data set in {clone} is not readable"
+            while isinstance(error.__cause__, Exception):  # the library's own words say less than what it met
+                error = error.__cause__
         else:
             why = (
                 f"its data set {path} is not on this machine and the hub did not give it; put a clone of that "
@@ -142,7 +149,7 @@ def _write_note(model: MtebModel, task: Any, output: Path) -> None:
         "task": name,
         "type": task.metadata.type,
         "settings": model.settings,
-        "encoded": model.encoded.get(name, []),
+        "encoded": model.encoded[name],
         "versions": {"e2rank_pyserini": __version__},
     }
     with atomic(_noted(model, output, name)) as file:

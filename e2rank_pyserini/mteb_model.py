@@ -156,14 +156,8 @@ class ListwiseMtebModel(MtebModel):
     ) -> dict[str, dict[str, float]]:
         """qid -> docid -> score, at most `top_k` a query. Without candidates, mteb's own search by `encode`."""
         if top_ranked is None:
-            from mteb.models.search_wrappers import SearchEncoderWrapper
-
-            plain = SearchEncoderWrapper(self)
-            known = dict(task_metadata=task_metadata, hf_split=hf_split, hf_subset=hf_subset)
-            known |= dict(encode_kwargs=encode_kwargs, num_proc=num_proc)
-            plain.index(self._corpus, **known)
-            found: dict[str, dict[str, float]] = plain.search(queries, top_k=top_k, **known)
-            return found
+            known = dict(task_metadata=task_metadata, hf_split=hf_split, hf_subset=hf_subset, num_proc=num_proc)
+            return self._search_plainly(queries, top_k, encode_kwargs=encode_kwargs, **known)
         part = (hf_split, hf_subset)
         topics = dict(zip(queries["id"], _texts(queries, task_metadata, "query"), strict=True))
         candidates = {qid: set(top_ranked.get(qid, ())) for qid in topics}
@@ -173,7 +167,7 @@ class ListwiseMtebModel(MtebModel):
         first: Run = {}
         for (qid, given), vector in zip(candidates.items(), plainly, strict=True):
             if given:  # equal cosines by text: in some sets the ids name the label, as the order given does
-                docids = sorted(given, key=texts.__getitem__)
+                docids = sorted(given, key=lambda docid: (texts[docid], docid))
                 first[qid] = order(docids, _rows(vectors, docids), vector)
         enhanced = self._prompts(first, topics, texts, task_metadata, part)
         scores: dict[str, dict[str, float]] = {qid: {} for qid in topics}
@@ -181,6 +175,14 @@ class ListwiseMtebModel(MtebModel):
             docids = [hit.docid for hit in hits]
             scores[qid] = dict(order(docids, _rows(vectors, docids), enhanced[qid])[:top_k])
         return scores
+
+    def _search_plainly(self, queries: Any, top_k: int, **known: Any) -> dict[str, dict[str, float]]:
+        from mteb.models.search_wrappers import SearchEncoderWrapper
+
+        plain = SearchEncoderWrapper(self)
+        plain.index(self._corpus, **known)
+        found: dict[str, dict[str, float]] = plain.search(queries, top_k=top_k, **known)
+        return found
 
     def _prompts(
         self, first: Run, topics: Topics, texts: Mapping[str, str], task_metadata: Any, part: tuple[str, str]

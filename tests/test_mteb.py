@@ -6,6 +6,7 @@ The tasks are defined here, with data in memory; one is a real task of mteb, its
 import dataclasses
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.get_tasks import TASK_LIST
 from scipy.stats import spearmanr
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder, E2RankError, ListwisePrompt, catalog, evaluate, search
@@ -30,6 +32,8 @@ from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import Hit
 from tests.conftest import EOS, sentences
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOM = catalog.Lengths(document=160, query=160, prompt=2000)
 PAIRS = list(zip(sentences(12, seed=1), sentences(12, seed=2), strict=True))
@@ -238,7 +242,7 @@ def test_instruction(task: str, subset: str, text: str, source: str):
 
 
 def test_every_mteb_name_of_a_data_set_is_one_of_mtebs():
-    known = {task.metadata.name: task.metadata for task in mteb.get_tasks(exclude_superseded=False)}
+    known = {task.metadata.name: task.metadata for task in TASK_LIST}
     named = [name for each in catalog.dataset_names() for name in catalog.dataset(each).mteb]
     assert len(named) == len(set(named)) > 20
     for name in named:
@@ -378,11 +382,34 @@ def test_other_settings_are_refused(load: Callable[..., Any], tmp_path: Path):
     run(other, ToySTS(), tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}'])
+def test_a_damaged_note_is_named(load: Callable[..., Any], tmp_path: Path, content: str):
+    model = MtebModel(load())
+    path = result_path(model, tmp_path, "ToySTS")
+    note = path.parent / "encoded" / path.name
+    note.parent.mkdir(parents=True)
+    note.write_text(content)
+    path.write_text("{}")
+    with pytest.raises(E2RankError, match=r"ToySTS\.json: not a file that `e2rank mteb` wrote; --overwrite"):
+        run(model, ToySTS(), tmp_path)
+
+
+def test_a_damaged_result_is_named(load: Callable[..., Any], tmp_path: Path):
+    model = MtebModel(load())
+    run(model, ToySTS(), tmp_path)
+    result_path(model, tmp_path, "ToySTS").write_text("{}")
+    with pytest.raises(E2RankError, match=r"mteb could not evaluate it: .*; --overwrite evaluates it again"):
+        run(model, ToySTS(), tmp_path)
+
+
 def test_an_aggregate_is_the_mean_of_its_parts(load: Callable[..., Any], tmp_path: Path):
     model = MtebModel(load())
     whole = run(model, BothSTS(), tmp_path)
     parts = [run(model, task, tmp_path).get_score() for task in (ToySTS(), OtherSTS())]
     assert whole.get_score() == pytest.approx(np.mean(parts), abs=1e-5)
+    path = result_path(model, tmp_path, "BothSTS")
+    path.write_text(path.read_text().replace(str(whole.get_score()), "0.123"))
+    assert run(model, BothSTS(), tmp_path).get_score() == whole.get_score()
 
 
 def test_names_of_models_and_benchmarks(load: Callable[..., Any], tiny_model: Path):
@@ -414,6 +441,24 @@ def scifact(beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (place / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.mark.usefixtures("scifact")
+def test_data_that_is_there_but_not_readable(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "here" / "mteb" / "scifact" / "queries.jsonl").write_text("no JSON")
+    words = ["mteb", "--encoder", str(tiny_model), "--tasks", "SciFact", "--output", str(tmp_path / "out")]
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"e2rank mteb: task SciFact: its data set in {tmp_path}/here/mteb/scifact is not readable: ")
+    assert "JSON" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_mteb(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    assert main(["mteb", "--encoder", "minilm", "--tasks", "STS12", "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "e2rank mteb: this needs mteb; pip install 'e2rank-pyserini[mteb]'\n"
 
 
 @pytest.mark.usefixtures("scifact")
