@@ -82,6 +82,7 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
         _load(task)
     if not complete:
         model.encoded[name] = []
+        _noted(model, output, name).unlink(missing_ok=True)
     try:
         done = mteb_evaluate(
             model,
@@ -107,8 +108,6 @@ def _load(task: Any) -> None:
     try:
         task.load_data()
     except Exception as error:
-        from datasets import config
-
         path = task.metadata.dataset["path"]
         clone = Path.cwd() / path  # `datasets` looks there before it asks the hub
         if clone.is_dir():
@@ -118,7 +117,7 @@ def _load(task: Any) -> None:
         else:
             why = (
                 f"its data set {path} is not on this machine and the hub did not give it; put a clone of that "
-                f"repository into {clone}, or what `datasets` made of it elsewhere into {config.HF_DATASETS_CACHE}"
+                f"repository into {clone}"
             )
         raise E2RankError(f"task {task.metadata.name}: {why}: {_first_line(error)}") from error
 
