@@ -34,15 +34,17 @@ DENSE  := runs/$(TOPICS).$(NAME).dense$(K).trec
 BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
 FIRST  := $(or $(RUN),$(BM25) $(DENSE) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID)))
-# runs/X.trec -> runs/X.MODEL.e2rank.trec (a run of our own bears the data set's and maybe the model's name already)
-again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).e2rank$(HOW).trec
-RERANKED := $(foreach run,$(FIRST),$(call again,$(run)))
+# runs/X.trec, e2rank -> runs/X.MODEL.e2rank.trec (our own run bears the data set's and maybe the model's name already)
+again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).$(2)$(HOW).trec
+RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
+WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
+SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
 TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(DATASET)/qrels/$(SPLIT).tsv)
 DATA   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid eval train-embedded test lint
+.PHONY: help install index search bm25 rerank hybrid feedback eval train-embedded test lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,8 +62,10 @@ rerank: eval ## rerank RUN (default: the dense and the BM25 run) with MODEL, and
 
 hybrid: eval ## rerank, with BM25 + dense fused by Pyserini (reciprocal ranks) as a third first stage
 
-eval: $(FIRST) $(RERANKED) ## one table for the first stages and their reranked runs
-	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run)))
+feedback: eval ## rerank, and the whole index searched again with the prompt's vector
+
+eval: $(FIRST) $(RERANKED) $(SEARCHED) ## one table for the first stages and their reranked runs
+	@$(E2RANK) eval $(DATA) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
 
 train-embedded: $(READY) ## train e2rank-minilm again from the BEIR folders in COLLECTIONS
 	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/e2rank-minilm/train.sh
@@ -101,8 +105,11 @@ $(HYBRID): $(BM25) $(DENSE)
 	$(E2RANK) pyserini fusion --method rrf --runs $^ --output $@.part --runtag hybrid
 	mv $@.part $@
 
-define rerank_rule
-$(call again,$(1)): $(1) $$(INDEX)/e2rank.json
+define rules
+$(call again,$(1),e2rank): $(1) $$(INDEX)/e2rank.json
 	$$(E2RANK) rerank $$(DATA) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+
+$(call again,$(1),feedback$(K)): $(1) $$(INDEX)/e2rank.json
+	$$(E2RANK) feedback $$(DATA) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 endef
-$(foreach run,$(FIRST),$(eval $(call rerank_rule,$(run))))
+$(foreach run,$(FIRST),$(eval $(call rules,$(run))))

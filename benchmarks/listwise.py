@@ -13,9 +13,7 @@ prompt against the query's vector and against Rocchio over the topics.
 import argparse
 import dataclasses
 import json
-import random
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +23,13 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.comparison import p_value
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.evaluation import per_topic
+from e2rank_pyserini.feedback import Rule, average, prf_vectors, reading, rocchio
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import prompt_vectors, rescore
 from e2rank_pyserini.retrieval import search
 from e2rank_pyserini.trec import read_run
-from e2rank_pyserini.types import Hit, Qrels, Run, Topics, Vectors
+from e2rank_pyserini.types import Qrels, Run, Topics, Vectors
 
 WINDOWS = (1, 2, 3, 5, 8, 12, 16, 20)
 FEEDBACK = 3
@@ -80,23 +79,13 @@ class Collection:
     def rescored(self, vectors: dict[str, Vectors]) -> Scores:
         return self.scores(rescore(self.run, vectors, self.texts, self.index, self.encoder))
 
-    def feedback(self, rule: Callable[[Vectors, Vectors], Vectors]) -> Scores:
-        vectors = {}
-        for qid, hits in self.run.items():
-            stored, _ = self.index.vectors([hit.docid for hit in hits[:FEEDBACK]])
-            vector = rule(self.queries[qid], stored)
-            vectors[qid] = vector / np.linalg.norm(vector)
-        return self.rescored(vectors)
+    def feedback(self, rule: Rule) -> Scores:
+        read = reading(self.run, window=FEEDBACK)
+        return self.rescored(prf_vectors(read, self.queries, self.texts, self.index, self.encoder, rule))
 
     def prompted(self, window: int, order: str = "initial") -> Scores:
-        first = {qid: reordered(hits[:window], order, qid) for qid, hits in self.run.items()}
-        return self.rescored(prompt_vectors(first, self.topics, self.texts, self.encoder, window=window))
-
-
-def reordered(hits: list[Hit], order: str, qid: str) -> list[Hit]:
-    if order == "reverse":
-        return hits[::-1]
-    return random.Random(qid).sample(hits, len(hits)) if order == "shuffle" else hits
+        read = reading(self.run, window=window, order=order)
+        return self.rescored(prompt_vectors(read, self.topics, self.texts, self.encoder, window=window))
 
 
 def mean(scores: Scores) -> float:
@@ -112,15 +101,15 @@ def measure(collection: Collection, windows: bool, orders: bool) -> tuple[dict[s
     """The row of the table, and the scores by topic of what other models are compared by."""
     window = collection.encoder.spec.window
     query, prompt = collection.rescored(collection.queries), collection.prompted(window)
-    rocchio = collection.feedback(lambda q, d: q + 0.5 * d.mean(axis=0))
+    by_rocchio = collection.feedback(rocchio)
     found = {
         "first": mean(collection.scores(collection.run)),
         "query": mean(query),
-        "average": mean(collection.feedback(lambda q, d: (q + d.sum(axis=0)) / (1 + len(d)))),
-        "rocchio": mean(rocchio),
+        "average": mean(collection.feedback(average)),
+        "rocchio": mean(by_rocchio),
         "prompt": mean(prompt),
         "p": compared(prompt, query),
-        "p rocchio": compared(prompt, rocchio),
+        "p rocchio": compared(prompt, by_rocchio),
     }
     if windows:
         found |= {f"window {size}": mean(collection.prompted(size)) for size in WINDOWS}

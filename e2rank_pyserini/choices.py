@@ -5,3 +5,5 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
 TESTS = ("t", "randomisation")
 STAGES = ("embed", "rank")  # of training
+ORDERS = ("initial", "reverse", "shuffle")  # in which the prompt reads its documents
+RULES = ("prompt", "query", "average", "rocchio")  # what makes the vector that hits are scored by

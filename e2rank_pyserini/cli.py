@@ -7,21 +7,28 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2rank_pyserini import __version__
-from e2rank_pyserini.choices import DTYPES, VARIANTS
+from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.mteb_command import add_mteb_parser
+from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
+from e2rank_pyserini.rerun_command import add_rerun_parser
+from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
     commands = import_module("e2rank_pyserini.commands")
     types = import_module("e2rank_pyserini.types")
     try:
         function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
-        function(arguments)
+        if "output" in arguments:
+            arguments.words = words  # what RUN.json holds
+        with recording():
+            function(arguments)
     except types.E2RankError as error:
         print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -42,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     _index(commands.add_parser("index", help="encode a corpus into a FAISS index of Pyserini's form"))
     _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
-    _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
+    add_rerank_parser(commands, (_dataset, _topics, _corpus, _model), _positive)
+    add_feedback_parser(commands, (_dataset, _topics, _corpus, _model), _positive)
+    add_rerun_parser(commands)
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_mteb_parser(commands, _model, _positive)
@@ -85,38 +94,6 @@ def _bm25(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_positive, metavar="N", default=1)
     _output(parser)
-
-
-def _rerank(parser: argparse.ArgumentParser) -> None:
-    _dataset(parser)
-    _topics(parser)
-    _corpus(parser)
-    _model(parser)
-    parser.add_argument("--run", required=True, metavar="FILE", help="the first-stage run, TREC format")
-    parser.add_argument("--index", required=True, metavar="DIR", help="the FAISS directory with the stored vectors")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
-    parser.add_argument("--depth", type=_positive, default=100, metavar="N", help="hits rescored (default: 100)")
-    parser.add_argument(
-        "--window",
-        type=_positive,
-        metavar="N",
-        help="hits whose texts the prompt reads (default: the model's, 20 for E2Rank)",
-    )
-    parser.add_argument(
-        "--by",
-        choices=("prompt", "query"),
-        default="prompt",
-        help="rescore by the listwise prompt's vector (default) or, as a baseline, by the plain query's",
-    )
-    parser.add_argument("--cut", action="store_true", help="drop the hits below depth")
-    parser.add_argument("--prompt", choices=VARIANTS, help="variant of the listwise prompt (default: the model's)")
-    parser.add_argument(
-        "--task",
-        default="generic",
-        metavar="generic|dataset|TEXT",
-        help="reranking task: the paper's generic one (default), the data set's own, or a text",
-    )
-    parser.add_argument("--noun", metavar="WORD", help="what the prompt calls the list (default: as the task's)")
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:

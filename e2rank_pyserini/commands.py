@@ -2,40 +2,30 @@
 
 import json
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from e2rank_pyserini import catalog
+from e2rank_pyserini import catalog, provenance
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.inputs import (
     check_index,
     corpus_source,
-    document_template,
     judged_run,
     judgments,
     loaded_encoder,
     named_dataset,
     opened_index,
-    rerank_task,
     tell_lacking,
     topics_of,
 )
-from e2rank_pyserini.prompts import document_text
-from e2rank_pyserini.trec import check_writable, read_run, write_run
-from e2rank_pyserini.types import E2RankError, Run, Topics
-
-if TYPE_CHECKING:
-    from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.outputs import report, run_tag, write_with_record
+from e2rank_pyserini.timing import timed
 
 
 def index(arguments: Namespace) -> None:
     """Corpus -> index directory."""
     from e2rank_pyserini.indexing import build_index, check_replaceable
 
-    started = time.monotonic()
     data = named_dataset(arguments)
     source = corpus_source(arguments, data)
     output = Path(arguments.output).absolute()
@@ -51,10 +41,9 @@ def index(arguments: Namespace) -> None:
         provenance={"corpus": source, "corpus_fingerprint": corpora.fingerprint(source)},
         overwrite=arguments.overwrite,
     )
-    _report(
+    report(
         f"{sidecar['documents']} documents, {sidecar['tokens']} tokens, {sidecar['truncated']} truncated, "
         f"{sidecar['empty']} empty -> {output}",
-        started,
     )
 
 
@@ -62,16 +51,16 @@ def search(arguments: Namespace) -> None:
     """Topics -> dense run."""
     from e2rank_pyserini.retrieval import search as dense
 
-    started = time.monotonic()
-    check_writable(Path(arguments.output))
+    provenance.check_replaceable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
-    opened = opened_index(arguments)
+    with timed("load"):
+        opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened)
     check_index(opened, encoder, arguments, data)
     task = arguments.task or (data.spec.retrieval_task if data else None)
     run = dense(topics, opened, encoder, hits=arguments.hits, task=task)
-    write_run(Path(arguments.output), run, _tag(encoder))
+    write_with_record(arguments, run, run_tag(encoder), topics=topics, source=None, opened=opened, encoder=encoder)
     short = sum(len(hits) < min(arguments.hits, len(opened)) for hits in run.values())
     if short:
         print(
@@ -83,92 +72,21 @@ def search(arguments: Namespace) -> None:
         print(
             f"e2rank search: asked for {arguments.hits} hits, the index holds {len(opened)} documents", file=sys.stderr
         )
-    _report(f"{len(topics)} topics, {encoder.tally.queries_truncated} truncated -> {arguments.output}", started)
+    report(f"{len(topics)} topics, {encoder.tally.queries_truncated} truncated -> {arguments.output}")
 
 
 def bm25(arguments: Namespace) -> None:
     """Topics -> BM25 run."""
     from e2rank_pyserini.pyserini.bm25 import first_stage
 
-    started = time.monotonic()
-    check_writable(Path(arguments.output))
+    provenance.check_replaceable(Path(arguments.output))
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
     source = corpus_source(arguments, data)
-    run = first_stage(source, arguments.index, "--index", topics, hits=arguments.hits, threads=arguments.threads)
-    write_run(Path(arguments.output), run, "bm25")
-    _report(f"{len(topics)} topics -> {arguments.output}", started)
-
-
-def rerank(arguments: Namespace) -> None:
-    """Run -> reranked run."""
-    from e2rank_pyserini.reranking import rescore, texts_needed
-
-    started = time.monotonic()
-    check_writable(Path(arguments.output))
-    data = named_dataset(arguments)
-    depth = arguments.depth
-    if arguments.window and arguments.window > depth:
-        raise E2RankError(f"window {arguments.window}: expected 1 to depth ({depth})")
-    if arguments.by == "query" and (arguments.window or arguments.prompt or arguments.noun):
-        raise E2RankError("--by query reads no documents: --window, --prompt and --noun do not go with it")
-    run = read_run(Path(arguments.run))
-    topics = topics_of(arguments, data)
-    opened = opened_index(arguments)
-    encoder = loaded_encoder(arguments, opened)
-    check_index(opened, encoder, arguments, data)
-    window = 0 if arguments.by == "query" else arguments.window or min(encoder.spec.window, depth)
-    wanted = texts_needed(run, opened, depth=depth, window=window)
-    found = corpora.find(corpus_source(arguments, data), wanted)
-    if len(found) < len(wanted):
-        raise E2RankError(
-            f"document {min(wanted - found.keys())}: in the run but not in the corpus ({len(wanted) - len(found)} such)"
-        )
-    template = document_template(opened, data)
-    texts = {docid: document_text(document.title, document.text, template) for docid, document in found.items()}
-    queries = _query_vectors(arguments, data, run, topics, texts, encoder, window)
-    write_run(
-        Path(arguments.output),
-        rescore(run, queries, texts, opened, encoder, depth=depth, cut=arguments.cut),
-        f"{_tag(encoder)}-{f'{encoder.spec.prompt}{window}' if window else 'query'}",
-    )
-    tally = encoder.tally
-    if window:
-        print(
-            f"prompt {encoder.spec.prompt}, window {window}: {tally.prompt_documents_truncated} of "
-            f"{tally.prompt_documents} documents and {tally.prompts_query_truncated} of {tally.prompts} queries "
-            "cut to fit",
-            file=sys.stderr,
-        )
-    _report(
-        f"{len(run)} queries, depth {depth}, {tally.documents} documents encoded on the fly -> {arguments.output}",
-        started,
-    )
-
-
-def _query_vectors(
-    arguments: Namespace,
-    data: Dataset | None,
-    run: Run,
-    topics: Topics,
-    texts: dict[str, str],
-    encoder: "E2RankEncoder",
-    window: int,
-) -> dict[str, Any]:
-    """qid -> (dim,): the listwise prompt's vector, or the plain query's with `--by query`."""
-    from tqdm import tqdm
-
-    from e2rank_pyserini.reranking import prompt_vectors
-
-    if not window:
-        asked = {qid: query for qid, query in topics.items() if qid in run}
-        task = data.spec.retrieval_task if data else None
-        if arguments.task not in ("generic", "dataset"):
-            task = arguments.task
-        return dict(zip(asked, encoder.encode_queries(list(asked.values()), task), strict=True))
-    task, noun = rerank_task(arguments, data)
-    with tqdm(total=len(run), unit=" queries", desc="rerank", disable=None, file=sys.stderr) as bar:
-        return prompt_vectors(run, topics, texts, encoder, task=task, noun=noun, window=window, done=bar.update)
+    with timed("search"):
+        run = first_stage(source, arguments.index, "--index", topics, hits=arguments.hits, threads=arguments.threads)
+    write_with_record(arguments, run, "bm25", topics=topics, source=source)
+    report(f"{len(topics)} topics -> {arguments.output}")
 
 
 def eval(arguments: Namespace) -> None:
@@ -217,11 +135,3 @@ def info(arguments: Namespace) -> None:
     print(f"faiss      {faiss_package()}")
     print(f"device     {device}, dtype auto = {str(choose_dtype('auto', device)).removeprefix('torch.')}")
     print(f"java       {java.java_home()}")
-
-
-def _tag(encoder: Any) -> str:
-    return "e2rank-" + Path(encoder.spec.name).name.replace(" ", "_").removeprefix("e2rank-")
-
-
-def _report(what: str, started: float) -> None:
-    print(f"{what} ({time.monotonic() - started:.1f} s)", file=sys.stderr)

@@ -10,6 +10,7 @@ import torch
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
+from e2rank_pyserini.timing import timed
 from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
@@ -91,7 +92,8 @@ class E2RankEncoder:
         """
         spec = name if isinstance(name, ModelSpec) else model(name, like)
         device = choose_device(device)
-        network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
+        with timed("load"):
+            network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
         return cls(spec, network, tokenizer, identity, batch_tokens=batch_tokens)
 
     @property
@@ -111,15 +113,20 @@ class E2RankEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """n texts -> (n, dim)."""
-        return self._encode(self.tokens.documents(texts))
+        with timed("tokenise"):
+            rows = self.tokens.documents(texts)
+        return self._encode(rows)
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
-        return self._encode(self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task))
+        with timed("tokenise"):
+            rows = self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task)
+        return self._encode(rows)
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
-        rows = self.tokens.prompts(prompts)
+        with timed("tokenise"):
+            rows = self.tokens.prompts(prompts)
         vectors = self._encode(rows, [self.tokens.pooled(row) for row in rows])
         if self.spec.prompt != "pair":
             return vectors
@@ -133,10 +140,10 @@ class E2RankEncoder:
         ends = torch.tensor([len(row) for row in rows] if pooled is None else list(pooled))
         vectors: Vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         for batch in batches([len(row) for row in rows], self.batch_tokens):
-            ids, mask = (part.to(self.device) for part in padded([rows[number] for number in batch]))
-            with torch.inference_mode():
+            with timed("encode"), torch.inference_mode():
+                ids, mask = (part.to(self.device) for part in padded([rows[number] for number in batch]))
                 found = embed(self.network, ids, mask, self.spec.pooling, ends[batch].to(self.device))
-            vectors[batch] = found.cpu().numpy()
+                vectors[batch] = found.cpu().numpy()  # waits for the device: its time is in the part
             if not np.isfinite(vectors[batch]).all():
                 raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
             if self.progress is not None:

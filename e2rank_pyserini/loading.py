@@ -1,6 +1,5 @@
 """From a model's record to a tokenizer and weights: hub, directory, GGUF in an installed package, adapter."""
 
-import hashlib
 import importlib.metadata
 import warnings
 from importlib import resources
@@ -11,13 +10,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from e2rank_pyserini import fingerprint
 from e2rank_pyserini.catalog import ModelSpec, file_of
 from e2rank_pyserini.types import E2RankError
 
 PACKAGE = "pypi:"
 OWN = "e2rank:"  # what an adapter inside this package begins with
-_WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
-_BLOCK = 1 << 20
 _PARTS = (
     "config.json",
     "adapter_config.json",
@@ -153,7 +151,7 @@ def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
 def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
     """The hub's commit, or a hash of config, tokenizer and weights; with an adapter, hashed together with that."""
     if path.exists():
-        base = _hash([path / gguf] if gguf else _model_files(path))
+        base = fingerprint.of_files([path / gguf] if gguf else _model_files(path))
     else:
         config = file_of(spec.source, "config.json", spec.revision)
         base = config.parent.name if config is not None else "unknown"
@@ -164,7 +162,7 @@ def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
 
 def with_adapter(base: str, spec: ModelSpec) -> str:
     """The identity of the base's weights together with those of the adapter."""
-    return hashlib.sha256(f"{base} {_hash(_model_files(adapter_of(spec)))}".encode()).hexdigest()[:16]
+    return fingerprint.of_text(f"{base} {fingerprint.of_files(_model_files(adapter_of(spec)))}")
 
 
 def _model_files(directory: Path) -> list[Path]:
@@ -172,19 +170,6 @@ def _model_files(directory: Path) -> list[Path]:
     return sorted(
         file for file in directory.iterdir() if file.suffix in (".safetensors", ".bin", ".gguf") or file.name in _PARTS
     )
-
-
-def _hash(files: list[Path]) -> str:
-    """Of names, sizes and bytes; of a file over 1 GiB, of 256 evenly spaced blocks."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as handle:
-            for offset in range(0, size, _BLOCK if size <= _WHOLE else size // 256):
-                handle.seek(offset)
-                digest.update(handle.read(_BLOCK))
-    return digest.hexdigest()[:16]
 
 
 def choose_device(wanted: str | None) -> str:

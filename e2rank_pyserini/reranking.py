@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 
 from e2rank_pyserini.prompts import RERANK_TASK
+from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import STEP
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Run, Topics, Vectors, VectorStore
 
@@ -57,7 +58,7 @@ def prompt_vectors(
     `done` is told how many queries were finished. Raises E2RankError for a query of the run that has no topic, and
     for a document without a text.
     """
-    _check_known(run, topics)
+    check_known(run, topics)
     vectors: dict[str, Vectors] = {}
     for qids in _groups(run):
         read = {qid: tuple(_text(texts, hit.docid) for hit in run[qid][:window]) for qid in qids}
@@ -84,19 +85,39 @@ def rescore(
     from `texts` (E2RankError when one is not there). Hits below `depth` follow in their order under scores of at most
     -1, or go with `cut`.
     """
-    _check_known(run, queries)
+    check_known(run, queries)
+    rescored: Run = {}
+    for qid, candidates, vectors in gathered(run, texts, index, encoder, depth=depth):
+        with timed("score"):
+            rescored[qid] = order(candidates, vectors, queries[qid])
+        rescored[qid] += [] if cut else below(run[qid], depth)
+    return rescored
+
+
+def below(hits: Sequence[Hit], depth: int) -> list[Hit]:
+    """The hits below `depth` in their order, under scores of at most -1: no cosine is lower."""
+    return [Hit(hit.docid, -1 - number * STEP) for number, hit in enumerate(hits[depth:], start=1)]
+
+
+def gathered(
+    run: Run, texts: Mapping[str, str], index: VectorStore, encoder: Encoder, *, depth: int = DEPTH
+) -> Iterator[tuple[str, list[str], Vectors]]:
+    """(qid, docids, vectors) of every query's first `depth` hits, vectors (n, dim), unit rows.
+
+    Stored vectors are read in one call for many queries; what the index lacks is encoded from `texts` (E2RankError
+    when one is not there).
+    """
     absent = missing(run, index, depth=depth)
     encoded = dict(zip(absent, encoder.encode_documents([_text(texts, docid) for docid in absent]), strict=True))
-    rescored: Run = {}
-    for qid, hits in run.items():
-        candidates = [hit.docid for hit in hits[:depth]]
-        vectors, stored = index.vectors(candidates)
-        for row in np.flatnonzero(~stored).tolist():
-            vectors[row] = encoded[candidates[row]]
-        below = [] if cut else hits[depth:]
-        rescored[qid] = order(candidates, vectors, queries[qid])
-        rescored[qid] += [Hit(hit.docid, -1 - number * STEP) for number, hit in enumerate(below, start=1)]
-    return rescored
+    for qids in _groups(run):
+        docids = [[hit.docid for hit in run[qid][:depth]] for qid in qids]
+        together = [docid for row in docids for docid in row]
+        with timed("gather"):
+            vectors, stored = index.vectors(together)
+            for row in np.flatnonzero(~stored).tolist():
+                vectors[row] = encoded[together[row]]
+        parts = np.split(vectors, np.cumsum([len(row) for row in docids])[:-1])
+        yield from zip(qids, docids, parts, strict=True)
 
 
 def texts_needed(run: Run, index: VectorStore, *, depth: int = DEPTH, window: int = WINDOW) -> set[str]:
@@ -125,7 +146,8 @@ def order(docids: Sequence[str], vectors: Vectors, query: Vectors) -> list[Hit]:
     return [Hit(docids[row], float(scores[row])) for row in np.argsort(-scores, kind="stable").tolist()]
 
 
-def _check_known(run: Run, queries: Mapping[str, object]) -> None:
+def check_known(run: Run, queries: Mapping[str, object]) -> None:
+    """Raise E2RankError for a query of the run that `queries` (topics, vectors) lacks."""
     unknown = [qid for qid in run if qid not in queries]
     if unknown:
         raise E2RankError(f"query {unknown[0]}: in the run but not in the topics ({len(unknown)} such)")

@@ -1,5 +1,6 @@
 """Topics -> run: dense first-stage retrieval."""
 
+from e2rank_pyserini.timing import timed
 from e2rank_pyserini.types import Encoder, Run, Topics, VectorStore
 
 
@@ -9,4 +10,5 @@ def search(topics: Topics, index: VectorStore, encoder: Encoder, *, hits: int = 
     `task` is the retrieval task of the query prompt (default: the encoder's own).
     """
     vectors = encoder.encode_queries(list(topics.values()), task)
-    return dict(zip(topics, index.search(vectors, hits), strict=True))
+    with timed("search"):
+        return dict(zip(topics, index.search(vectors, hits), strict=True))

@@ -597,6 +597,7 @@ def test_model_on_an_index(
 
 # --- command lines ----------------------------------------------------------------------------------------------------
 
+FEEDBACK = "feedback --run {run} --dataset {beir} --index {index} --output {out}"
 WITHOUT_DATASET = "rerank --index {index} --run {run} --output {out}"
 OWN_PARTS = "--topics {beir}/queries.jsonl --corpus {beir}"
 MTEB = "mteb --encoder {model} --output {tmp}/scores --tasks"
@@ -640,6 +641,18 @@ COMMANDS = [
     ("run-missing-eval", "eval --dataset {beir} {run} {tmp}/run.trec", "{tmp}/run.trec: no such file"),
     ("window-above-depth", f"{RERANK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
     ("window-above-default-depth", f"{RERANK} --window 101", "window 101: expected 1 to depth (100)"),
+    ("window-above-depth-feedback", f"{FEEDBACK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
+    ("by-query-with-order", f"{RERANK} --by query --order reverse", "--by query reads no documents: --order"),
+    ("by-average-with-prompt", f"{RERANK} --by average --prompt card", "--by average reads no such thing: --prompt"),
+    ("by-prompt-with-alpha", f"{FEEDBACK} --rocchio-alpha 1", "--by prompt reads no such thing: --rocchio-alpha"),
+    ("seed-without-shuffle", f"{RERANK} --seed 3", "--seed goes with --order shuffle"),
+    ("stride-without-window", f"{RERANK} --stride 3", "--stride needs --window"),
+    ("stride-above-window", f"{RERANK} --stride 3 --window 2", "stride 3: expected 1 to window (2)"),
+    ("stride-with-adaptive", f"{RERANK} --stride 1 --window 2 --adaptive 0.5", "--stride slides over whole windows"),
+    ("interpolate-unknown", f"{RERANK} --interpolate prompt=1 bm25=1", "--interpolate bm25: expected first, query"),
+    ("interpolate-twice", f"{RERANK} --interpolate prompt=1 prompt=2", "--interpolate: a score is named twice"),
+    ("interpolate-without-by", f"{RERANK} --interpolate first=1", "expected a weight above 0 for prompt"),
+    ("record-of-a-run-missing", "rerun {tmp}/run.trec.json", "{tmp}/run.trec.json: no such file"),
     ("task-of-no-dataset", f"{WITHOUT_DATASET} {OWN_PARTS} --task dataset", "--task dataset needs --dataset"),
     ("dataset-near-miss", INDEX.replace("--corpus {beir}", "--dataset scifct"), "'scifct'", "did you mean scifact"),
     ("dataset-is-a-file", INDEX.replace("--corpus {beir}", "--dataset {beir}/corpus.jsonl"), "expected a folder"),
@@ -675,6 +688,11 @@ USAGE = [
     ("depth-word", f"{RERANK} --depth all", "argument --depth"),
     ("window-zero", f"{RERANK} --window 0", "argument --window"),
     ("prompt-unknown", f"{RERANK} --prompt papr", "argument --prompt: invalid choice: 'papr'"),
+    ("adaptive-above-one", f"{RERANK} --adaptive 1.5", "argument --adaptive: expected a number from 0 to 1"),
+    ("interpolate-no-weight", f"{RERANK} --interpolate prompt", "argument --interpolate: expected SCORE=WEIGHT"),
+    ("interpolate-negative", f"{RERANK} --interpolate prompt=-1", "argument --interpolate: expected SCORE=WEIGHT"),
+    ("passes-zero", f"{FEEDBACK} --passes 0", "argument --passes"),
+    ("by-query-feedback", f"{FEEDBACK} --by query", "argument --by"),
     ("by-unknown", f"{RERANK} --by title", "argument --by"),
     ("dtype-unknown", f"{INDEX} --dtype float8", "argument --dtype"),
     ("threads-zero", f"{INDEX} --threads 0", "argument --threads"),

@@ -10,11 +10,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types", "choices", "losses", "training.processes", "training.sampling"},
+    {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
     {"topics"},
-    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
-    {"carried", "loading", "comparison"},
+    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "provenance", "training.examples"},
+    {"carried", "loading", "comparison", "feedback"},
     {"datasets", "encoder"},
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev"},
@@ -23,9 +23,18 @@ LAYERS = [
     {"pyserini.encoders", "pyserini.feedback"},
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
-    {"inputs", "mteb_evaluation"},
+    {"inputs", "outputs", "mteb_evaluation"},
+    {"refining"},
     {"training.making"},
-    {"commands", "compare_command", "mteb_command", "training.data_command", "training.train_command"},
+    {
+        "commands",
+        "compare_command",
+        "mteb_command",
+        "rerank_command",
+        "rerun_command",
+        "training.data_command",
+        "training.train_command",
+    },
     {"cli"},
     {"__main__"},
 ]

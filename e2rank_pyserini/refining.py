@@ -1,0 +1,182 @@
+"""A run being refined: what `e2rank rerank` and `e2rank feedback` open once and use in every pass."""
+
+import functools
+import sys
+from argparse import Namespace
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.feedback import Part, average, interpolate, prf_vectors, reading, rocchio, search_again, slide
+from e2rank_pyserini.inputs import (
+    check_index,
+    corpus_source,
+    document_template,
+    loaded_encoder,
+    named_dataset,
+    opened_index,
+    rerank_task,
+    topics_of,
+)
+from e2rank_pyserini.outputs import report, run_tag, write_with_record
+from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.reranking import check_known, missing, prompt_vectors, rescore
+from e2rank_pyserini.timing import timed
+from e2rank_pyserini.trec import read_run
+from e2rank_pyserini.types import E2RankError, Run, Vectors
+
+_PRF_WINDOW = 3  # Pyserini's --rocchio-topk
+
+
+class Refining:
+    """The inputs of one command line, and the steps that each pass is made of.
+
+    `first` is the first-stage run, of its first `depth` hits where only those are rescored; `whole` says that the
+    index is searched instead. `weights` are those of the interpolated scores, empty for none.
+    """
+
+    def __init__(self, arguments: Namespace, weights: dict[str, float], *, whole: bool) -> None:
+        self.arguments, self.weights, self.whole = arguments, weights, whole
+        self.data = named_dataset(arguments)
+        with timed("read"):
+            self.first = read_run(Path(arguments.run))
+            self.topics = topics_of(arguments, self.data)
+        check_known(self.first, self.topics)
+        with timed("load"):
+            self.index = opened_index(arguments)
+        self.encoder = loaded_encoder(arguments, self.index)
+        check_index(self.index, self.encoder, arguments, self.data)
+        self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
+        self.texts: dict[str, str] = {}
+        self.window = arguments.window or (
+            min(self.encoder.spec.window, arguments.depth) if arguments.by == "prompt" else _PRF_WINDOW
+        )
+
+    def passes(self) -> Run:
+        """The run after all passes."""
+        run, times = self.first, self.arguments.passes
+        if not self.whole and self.arguments.by == "prompt" and (times > 1 or self.arguments.stride):
+            self.need({hit.docid for hits in run.values() for hit in hits})  # any of them may come to be read
+        for _ in range(times):
+            run = self._slid(run) if self.arguments.stride else self._refined(run)
+        return run
+
+    def need(self, docids: Collection[str]) -> None:
+        """Have the texts of these documents; the corpus is read once for all that are new."""
+        wanted = set(docids) - self.texts.keys()
+        if not wanted:
+            return
+        if self.source is None:
+            raise E2RankError("name the documents with --corpus PATH or --dataset")
+        with timed("read"):
+            found = corpora.find(self.source, wanted)
+        if len(found) < len(wanted):
+            raise E2RankError(
+                f"document {min(wanted - found.keys())}: in the run but not in the corpus "
+                f"({len(wanted) - len(found)} such)"
+            )
+        template = document_template(self.index, self.data)
+        self.texts |= {docid: document_text(one.title, one.text, template) for docid, one in found.items()}
+
+    @functools.cached_property
+    def queries(self) -> dict[str, Vectors]:
+        """qid -> (dim,): the plain queries of the run."""
+        asked = {qid: query for qid, query in self.topics.items() if qid in self.first}
+        task = self.data.spec.retrieval_task if self.data else None
+        if self.arguments.by == "query" and self.arguments.task not in ("generic", "dataset"):
+            task = self.arguments.task
+        return dict(zip(asked, self.encoder.encode_queries(list(asked.values()), task), strict=True))
+
+    def vectors(self, run: Run) -> dict[str, Vectors]:
+        """qid -> (dim,): what the run's hits are scored by."""
+        arguments = self.arguments
+        if arguments.by == "query":
+            return self.queries
+        read = reading(
+            run,
+            window=self.window,
+            order=arguments.order or "initial",
+            seed=arguments.seed or 0,
+            share=arguments.adaptive,
+            depth=arguments.depth,
+        )
+        if arguments.by == "prompt":
+            return self._prompted(read)
+        self.need(missing(read, self.index, depth=self.window))
+        weights = {"alpha": arguments.rocchio_alpha, "beta": arguments.rocchio_beta}
+        given = {key: value for key, value in weights.items() if value is not None}
+        rule = average if arguments.by == "average" else functools.partial(rocchio, **given)
+        return prf_vectors(read, self.queries, self.texts, self.index, self.encoder, rule)
+
+    def write(self, run: Run, what: str) -> None:
+        """The run, its record, and what was cut or encoded on the way, on stderr."""
+        read = self.arguments.by if self.arguments.by != "prompt" else self.encoder.spec.prompt
+        tag = f"{run_tag(self.encoder)}-{read}{self.window if read != 'query' else ''}{'-whole' if self.whole else ''}"
+        tally = self.encoder.tally
+        write_with_record(
+            self.arguments,
+            run,
+            tag,
+            topics=self.topics,
+            source=self.source,
+            opened=self.index,
+            encoder=self.encoder,
+            prompt=self._prompt(),
+        )
+        if tally.prompts:
+            print(
+                f"prompt {self.encoder.spec.prompt}, window {self.window}: {tally.prompt_documents_truncated} of "
+                f"{tally.prompt_documents} documents and {tally.prompts_query_truncated} of {tally.prompts} queries "
+                "cut to fit",
+                file=sys.stderr,
+            )
+        report(f"{len(run)} queries, {what}, {tally.documents} documents encoded on the fly -> {self.arguments.output}")
+
+    def _refined(self, run: Run) -> Run:
+        by = self.arguments.by
+        scored = self._scored(run, self.vectors(run))
+        if not self.weights:
+            return scored
+        runs = {by: scored, "first": self.first}
+        if "query" in self.weights and by != "query":
+            runs["query"] = self._scored(run, self.queries)
+        parts = [Part(self.weights[name], runs[name]) for name in runs if name in self.weights]
+        return interpolate(parts, hits=self.arguments.hits if self.whole else self.arguments.depth)
+
+    def _scored(self, run: Run, vectors: dict[str, Vectors]) -> Run:
+        if self.whole:
+            return search_again(vectors, self.index, hits=self.arguments.hits)
+        self.need(missing(run, self.index, depth=self.arguments.depth))
+        return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)
+
+    def _slid(self, run: Run) -> Run:
+        return slide(
+            run,
+            lambda part: self._scored(part, self.vectors(part)),
+            depth=self.arguments.depth,
+            window=self.window,
+            stride=self.arguments.stride,
+        )
+
+    def _prompted(self, read: Run) -> dict[str, Vectors]:
+        self.need({hit.docid for hits in read.values() for hit in hits})
+        task, noun = rerank_task(self.arguments, self.data)
+        with tqdm(total=len(read), unit=" queries", desc="prompts", disable=None, file=sys.stderr) as bar:
+            return prompt_vectors(
+                read, self.topics, self.texts, self.encoder, task=task, noun=noun, window=self.window, done=bar.update
+            )
+
+    def _prompt(self) -> dict[str, Any] | None:
+        if self.arguments.by != "prompt":
+            return None
+        task, noun = rerank_task(self.arguments, self.data)
+        return {
+            "variant": self.encoder.spec.prompt,
+            "window": self.window,
+            "task": task,
+            "noun": noun,
+            "order": self.arguments.order or "initial",
+        }

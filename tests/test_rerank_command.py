@@ -1,0 +1,153 @@
+"""`e2rank rerank` and `e2rank feedback` with every option, against commands run in turn and against brute force."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.topics import read_topics
+from e2rank_pyserini.trec import read_run, write_run
+from e2rank_pyserini.types import Hit, Run
+
+Made = Callable[..., Run]
+
+
+@pytest.fixture
+def made(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path) -> Made:
+    """Run `rerank` or `feedback` on the toy run (or another) and read what came out."""
+
+    def make(command: str, *more: str, run: Path = toy_run, name: str = "out.trec") -> Run:
+        words = ["--run", str(run), "--dataset", str(beir), "--index", str(tiny_index)]
+        assert main([command, *words, "--output", str(tmp_path / name), *more]) == 0
+        return read_run(tmp_path / name)
+
+    return make
+
+
+def docids(run: Run) -> dict[str, list[str]]:
+    return {qid: [hit.docid for hit in hits] for qid, hits in run.items()}
+
+
+def close(left: Run, right: Run) -> None:
+    """The same hits in the same order, scores equal as printed (ties in the last digit apart)."""
+    assert docids(left) == docids(right)
+    for qid, hits in left.items():
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in right[qid]], abs=3e-6)
+
+
+def brute_force(index: DenseIndex, vectors: np.ndarray, hits: int) -> list[list[str]]:
+    stored = np.stack([index.index.reconstruct(row) for row in range(len(index))])  # (n, dim)
+    scores = vectors @ stored.T
+    return [[index.docids[row] for row in np.argsort(-one, kind="stable")[:hits]] for one in scores]
+
+
+def test_two_passes_are_the_command_run_twice(made: Made, tmp_path: Path):
+    twice = made("rerank", "--passes", "2", "--depth", "12", "--window", "4", "--cut")
+    made("rerank", "--depth", "12", "--window", "4", "--cut", name="one.trec")
+    close(twice, made("rerank", "--depth", "12", "--window", "4", "--cut", run=tmp_path / "one.trec"))
+
+
+def test_two_passes_over_the_whole_index_are_the_command_run_twice(made: Made, tmp_path: Path):
+    twice = made("feedback", "--passes", "2", "--window", "4", "--hits", "20")
+    made("feedback", "--window", "4", "--hits", "20", name="one.trec")
+    close(twice, made("feedback", "--window", "4", "--hits", "20", run=tmp_path / "one.trec"))
+
+
+def test_one_window_over_everything_slides_nowhere(made: Made):
+    whole = made("rerank", "--depth", "6", "--window", "6")
+    close(made("rerank", "--depth", "6", "--window", "6", "--stride", "3"), whole)
+
+
+def test_sliding_windows_are_windows_reranked_one_after_the_other(made: Made, toy_run: Path, tmp_path: Path):
+    slid = made("rerank", "--depth", "6", "--window", "4", "--stride", "2", "--cut")
+    order = {qid: hits[:6] for qid, hits in read_run(toy_run).items()}
+    for start in (2, 0):
+        part = {
+            qid: [Hit(hit.docid, -n) for n, hit in enumerate(hits[start : start + 4])] for qid, hits in order.items()
+        }
+        write_run(tmp_path / "part", part, "x")
+        for qid, hits in made("rerank", "--window", "4", run=tmp_path / "part", name="again").items():
+            order[qid][start : start + 4] = hits
+    assert docids(slid) == docids(order)
+
+
+def test_the_order_of_the_prompt_is_that_of_a_run_in_this_order(made: Made, toy_run: Path, tmp_path: Path):
+    reversed_run = {
+        qid: [Hit(hit.docid, -n) for n, hit in enumerate(hits[:5][::-1] + hits[5:])]
+        for qid, hits in read_run(toy_run).items()
+    }
+    write_run(tmp_path / "reversed", reversed_run, "x")
+    backwards = made("rerank", "--order", "reverse", "--window", "5")
+    close(backwards, made("rerank", "--window", "5", run=tmp_path / "reversed", name="other"))
+    assert backwards != made("rerank", "--window", "5", name="initial")
+
+
+def test_a_shuffled_order_is_the_seeds(made: Made):
+    runs = [made("rerank", "--order", "shuffle", "--seed", seed, name=f"s{n}") for n, seed in enumerate("0012")]
+    assert runs[0] == runs[1] == made("rerank", "--order", "shuffle")
+    assert runs[2] not in (runs[0], runs[3])
+
+
+def test_interpolation_with_all_the_weight_on_one_score_is_its_order(made: Made, toy_run: Path):
+    prompt = made("rerank", "--depth", "12", "--window", "4", "--cut")
+    alone = made("rerank", "--depth", "12", "--window", "4", "--cut", "--interpolate", "prompt=1", "first=0", "query=0")
+    assert docids(alone) == docids(prompt)
+    first = made(
+        "rerank", "--depth", "12", "--window", "4", "--cut", "--interpolate", "prompt=1e-9", "first=1", name="first"
+    )
+    assert docids(first) == {qid: names[:12] for qid, names in docids(read_run(toy_run)).items()}
+    by_query = made("rerank", "--by", "query", "--depth", "12", "--cut", name="query")
+    found = made(
+        "rerank", "--depth", "12", "--window", "4", "--cut", "--interpolate", "prompt=1e-9", "query=1", name="q"
+    )
+    assert docids(found) == docids(by_query)
+
+
+def test_an_adaptive_window_of_one_document_is_a_window_of_one(made: Made):
+    close(made("rerank", "--adaptive", "1"), made("rerank", "--window", "1", name="one"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "alpha", "beta"), [("average", 0.25, 0.75), ("rocchio", 1.0, 0.5), ("rocchio", 0.9, 0.1)]
+)
+def test_feedback_by_rule_searches_the_whole_index(
+    made: Made, toy_run: Path, beir: Path, tiny_index: Path, tiny_model: Path, rule: str, alpha: float, beta: float
+):
+    """The average of a query and three documents is a quarter of the query and three quarters of their mean."""
+    index, encoder = DenseIndex(tiny_index), E2RankEncoder.load(str(tiny_model))
+    topics = read_topics(beir / "queries.jsonl")
+    first = read_run(toy_run)
+    vectors = []
+    for qid, hits in first.items():
+        documents = index.vectors([hit.docid for hit in hits[:3]])[0]
+        vectors.append(alpha * encoder.encode_queries([topics[qid]])[0] + beta * documents.mean(axis=0))
+    expected = brute_force(index, np.stack(vectors), 15)
+    more = ["--rocchio-alpha", str(alpha), "--rocchio-beta", str(beta)] if rule == "rocchio" and alpha != 1 else []
+    found = made("feedback", "--by", rule, "--hits", "15", *more)
+    assert list(docids(found).values()) == expected
+
+
+def test_feedback_by_prompt_searches_the_whole_index_with_the_prompts_vector(
+    made: Made, toy_run: Path, tiny_index: Path
+):
+    reranked = made("rerank", "--window", "5", "--depth", "30", name="reranked")
+    found = made("feedback", "--window", "5", "--hits", "40")
+    for qid, hits in found.items():
+        assert len(hits) == 40
+        scores = dict(hits)
+        assert {hit.docid: scores[hit.docid] for hit in reranked[qid]} == pytest.approx(dict(reranked[qid]), abs=3e-6)
+
+
+def test_feedback_interpolates_runs_of_the_whole_index(made: Made, toy_run: Path):
+    found = made("feedback", "--window", "5", "--hits", "10", "--interpolate", "prompt=1e-9", "first=1")
+    assert docids(found) == {qid: names[:10] for qid, names in docids(read_run(toy_run)).items()}
+
+
+def test_rules_need_no_texts(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
+    words = ["--run", str(toy_run), "--topics", str(beir / "queries.jsonl"), "--index", str(tiny_index)]
+    for command in ("rerank", "feedback"):
+        assert main([command, *words, "--by", "rocchio", "--output", str(tmp_path / command)]) == 0
