@@ -75,6 +75,7 @@ class DatasetSpec:
     relevance: int = 1
     excluded: str | None = None
     query_length: int | None = None
+    mteb: tuple[str, ...] = ()
     package: str | None = None
     sha256: str | None = None
 
@@ -95,6 +96,12 @@ def dataset(name: str) -> DatasetSpec:
             f"{near_miss(name, dataset_names())} (all: {', '.join(dataset_names())})"
         )
     return record(DatasetSpec, {"name": name, **_datasets()[name]}, f"datasets.yaml: {name}")
+
+
+def dataset_of_mteb_task(task: str, subset: str) -> DatasetSpec | None:
+    """The named data set that a task (or one subset of it) of the mteb library is; None where there is none."""
+    wanted = {task, f"{task}/{subset}"}
+    return next((dataset(name) for name in _datasets() if wanted & set(_datasets()[name].get("mteb", ()))), None)
 
 
 def model(name: str, like: str | None = None) -> ModelSpec:

@@ -9,6 +9,7 @@ from importlib import import_module
 from e2rank_pyserini import __version__
 from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
+from e2rank_pyserini.mteb_command import add_mteb_parser
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.rerun_command import add_rerun_parser
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_report_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_table_parser(commands, lambda words: _run(_parser().parse_args(words), list(words)))
+    add_mteb_parser(commands, _model, _positive)
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))

@@ -668,6 +668,7 @@ def test_model_on_an_index(
 FEEDBACK = "feedback --run {run} --dataset {beir} --index {index} --output {out}"
 WITHOUT_DATASET = "rerank --index {index} --run {run} --output {out}"
 OWN_PARTS = "--topics {beir}/queries.jsonl --corpus {beir}"
+MTEB = "mteb --encoder {model} --output {tmp}/scores --tasks"
 COMMANDS = [
     (
         "model-near-miss",
@@ -735,6 +736,12 @@ COMMANDS = [
     ("table-data-missing", "table --encoder {model} --data {tmp}/data", "{tmp}/data: no such folder"),
     ("table-model-near-miss", "table --encoder minillm --data {tmp}", "did you mean minilm"),
     ("split-of-a-named-dataset", f"{SEARCH} --split dev".replace("{beir}", "scifact"), "scifact: has no split 'dev'"),
+    ("mteb-task-near-miss", f"{MTEB} SciFct", "task 'SciFct': expected a task or benchmark", "did you mean SciFact"),
+    ("mteb-task-not-of-text", f"{MTEB} VisualSTS17Eng", "task VisualSTS17Eng: is not of text alone (", "image"),
+    ("mteb-data-out-of-reach", f"{MTEB} STS12", "task STS12: its data set mteb/sts12-sts", "put a clone", "Couldn't"),
+    ("mteb-window-alone", f"{MTEB} STS12 --window 5", "--window goes with --listwise"),
+    ("mteb-below-a-file", f"{MTEB} STS12 --output {{run}}", "cannot be written", "is not a directory"),
+    ("mteb-model-near-miss", f"{MTEB} STS12 --encoder minillm", "model 'minillm'", "did you mean minilm"),
 ]
 
 
@@ -780,6 +787,8 @@ USAGE = [
     ("gains-zero-report", f"{REPORT} --gains 0", "argument --gains"),
     ("seed-word-report", f"{REPORT} --seed many", "argument --seed"),
     ("test-unknown-report", f"{REPORT} --test z", "argument --test"),
+    ("mteb-no-task", f"{MTEB}", "argument --tasks"),
+    ("mteb-window-zero", f"{MTEB} STS12 --listwise --window 0", "argument --window"),
 ]
 
 
