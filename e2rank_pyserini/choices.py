@@ -5,3 +5,5 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
 TESTS = ("t", "randomisation")
 STAGES = ("embed", "rank")  # of training
+FORMS = ("trec", "rank_llm", "ranx", "beir")  # of runs and qrels
+KINDS = ("run", "qrels")

@@ -9,6 +9,7 @@ from importlib import import_module
 from e2rank_pyserini import __version__
 from e2rank_pyserini.choices import DTYPES, VARIANTS
 from e2rank_pyserini.compare_command import add_compare_parser
+from e2rank_pyserini.convert_command import add_convert_parser
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _rerank(commands.add_parser("rerank", help="run -> run: rescore any TREC run with the listwise prompt"))
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
+    add_convert_parser(commands, (_dataset, _topics, _corpus))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))

@@ -13,7 +13,7 @@ LAYERS = [
     {"types", "choices", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
     {"topics"},
-    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples"},
+    {"catalog", "corpus", "tokens", "index", "evaluation", "retrieval", "reranking", "training.examples", "forms"},
     {"carried", "loading", "comparison"},
     {"datasets", "encoder"},
     {"training.recipe", "training.state"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs"},
     {"training.making"},
-    {"commands", "compare_command", "training.data_command", "training.train_command"},
+    {"commands", "compare_command", "convert_command", "training.data_command", "training.train_command"},
     {"cli"},
     {"__main__"},
 ]
