@@ -10,6 +10,7 @@ from e2rank_pyserini import __version__
 from e2rank_pyserini.choices import DTYPES, VARIANTS
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.convert_command import add_convert_parser
+from e2rank_pyserini.export_command import add_export_parser
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add_convert_parser(commands, (_dataset, _topics, _corpus))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
+    add_export_parser(commands)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser

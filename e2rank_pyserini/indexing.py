@@ -5,8 +5,6 @@ import importlib.metadata
 import itertools
 import json
 import math
-import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from e2rank_pyserini import directories
+from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package
 from e2rank_pyserini.prompts import document_text
-from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 _CHUNK = 2048  # documents encoded together: large enough to sort by length, small enough to hold
@@ -44,13 +43,10 @@ def build_index(
     and renamed at the end. Raises E2RankError for an existing directory (unless `overwrite`), a corpus error, or a
     factory string that FAISS refuses.
     """
-    directory = directory.absolute()
     check_replaceable(directory, overwrite=overwrite)
     index = _empty_index(encoder.dim, factory)
     before = copy.copy(encoder.tally)
-    staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
+    with built_aside(directory) as staging:
         count = _encode_all(corpus, encoder, staging, template)
         _fill(index, np.memmap(staging / "vectors", dtype=np.float32, mode="r", shape=(count, encoder.dim)), factory)
         faiss_module().write_index(index, str(staging / "index"))
@@ -58,22 +54,16 @@ def build_index(
         counts = encoder.tally.since(before)
         sidecar = _describe(encoder, factory, template, count, counts, provenance or {})
         (staging / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _into_place(staging, directory)
-    except OSError as error:
-        raise E2RankError(f"{directory}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return sidecar
 
 
 def check_replaceable(directory: Path, *, overwrite: bool) -> None:
     """Refuse to build over what exists: without `overwrite` anything, with it anything that is not an index."""
-    if not directory.exists():
-        check_writable(directory)
-    elif not overwrite:
-        raise E2RankError(f"{directory}: exists already; remove it, or say --overwrite")
-    elif not (directory / "index").is_file() or not (directory / "docid").is_file():
-        raise E2RankError(f"{directory}: is not an index, so --overwrite does not replace it")
+    directories.check_replaceable(directory, overwrite=overwrite, ours=_is_index, what="an index")
+
+
+def _is_index(directory: Path) -> bool:
+    return (directory / "index").is_file() and (directory / "docid").is_file()
 
 
 def _encode_all(corpus: Iterable[Document], encoder: E2RankEncoder, staging: Path, template: str) -> int:
@@ -170,17 +160,3 @@ def _describe(
         **provenance,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"faiss": faiss_package()},
     }
-
-
-def _into_place(staging: Path, directory: Path) -> None:
-    """Make what was written durable and give it its name; an index that is replaced goes only after that."""
-    for file in staging.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if not directory.exists():
-        staging.rename(directory)
-        return
-    old = directory.with_name(f".{directory.name}.replaced-{os.getpid()}")
-    directory.rename(old)
-    staging.rename(directory)
-    shutil.rmtree(old)

@@ -679,6 +679,32 @@ def test_model_on_an_index(
     refused(f"{RERANK} --encoder {{tmp}}/model {options}", fragment.replace("{index}", str(tiny_index)))
 
 
+EXPORT = "export --encoder {model} --output {tmp}/folder"
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    cases(
+        [
+            ("query-in-the-middle", own(query="{query} {task}"), "its query template has ' {task}' after the query"),
+            ("query-twice", own(query="{query}{query}"), "its query template has '{query}' after the query"),
+            ("own-missing-key", own(pooling=None), "e2rank.yaml: key 'pooling' is missing"),
+            ("weights-missing", lambda place: (place / "model.safetensors").unlink(), "is not a readable model"),
+        ]
+    ),
+)
+def test_export_of_a_model(tmp_path: Path, tiny_model: Path, refused: Refused, change: Change, fragment: str):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    change(tmp_path / "model")
+    refused(EXPORT.replace("{model}", "{tmp}/model"), "{tmp}/model", fragment.replace("{", "{{").replace("}", "}}"))
+
+
+def test_export_over_what_was_not_exported(tmp_path: Path, refused: Refused):
+    put(tmp_path / "folder" / "modules.json", "[]")
+    refused(EXPORT, "{tmp}/folder: exists already")
+    refused(f"{EXPORT} --overwrite", "{tmp}/folder: is not an exported model")
+
+
 # --- command lines ----------------------------------------------------------------------------------------------------
 
 WITHOUT_DATASET = "rerank --index {index} --run {run} --output {out}"
@@ -735,6 +761,9 @@ COMMANDS = [
         "--corpus",
         "--dataset",
     ),
+    ("export-near-miss", EXPORT.replace("{model}", "minillm"), "model 'minillm'", "did you mean minilm"),
+    ("export-task-of-what", f"{EXPORT} --dataset scifct", "'scifct'", "did you mean scifact"),
+    ("export-below-a-file", EXPORT.replace("{tmp}/folder", "{run}/folder"), "/folder: cannot be written"),
     ("window-above-depth", f"{RERANK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
     ("window-above-default-depth", f"{RERANK} --window 101", "window 101: expected 1 to depth (100)"),
     ("task-of-no-dataset", f"{WITHOUT_DATASET} {OWN_PARTS} --task dataset", "--task dataset needs --dataset"),
@@ -779,6 +808,9 @@ USAGE = [
     ("no-index", "search --dataset {beir} --output {out}", "--index"),
     ("no-run", "rerank --dataset {beir} --index {index} --output {out}", "--run"),
     ("no-runs", "eval --dataset {beir}", "RUN"),
+    ("export-two-tasks", f"{EXPORT} --task x --dataset scifact", "argument --dataset: not allowed with"),
+    ("export-dtype", f"{EXPORT} --dtype auto", "argument --dtype"),
+    ("export-where", "export --encoder {model}", "--output"),
     ("form-unknown", "convert {run} --to lz4 --output {out}", "argument --to: invalid choice: 'lz4'"),
     ("kind-unknown", "convert {run} --kind topics --output {out}", "argument --kind"),
     ("nothing-to-convert", "convert --output {out}", "INPUT"),
