@@ -7,3 +7,5 @@ TESTS = ("t", "randomisation")
 STAGES = ("embed", "rank")  # of training
 ORDERS = ("initial", "reverse", "shuffle")  # in which the prompt reads its documents
 RULES = ("prompt", "query", "average", "rocchio")  # what makes the vector that hits are scored by
+FORMS = ("trec", "rank_llm", "ranx", "beir")  # of runs and qrels
+KINDS = ("run", "qrels")

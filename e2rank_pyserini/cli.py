@@ -9,6 +9,8 @@ from importlib import import_module
 from e2rank_pyserini import __version__
 from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
+from e2rank_pyserini.convert_command import add_convert_parser
+from e2rank_pyserini.export_command import add_export_parser
 from e2rank_pyserini.mteb_command import add_mteb_parser
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
@@ -63,8 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     add_report_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_table_parser(commands, lambda words: _run(_parser().parse_args(words), list(words)))
     add_mteb_parser(commands, _model, _positive)
+    add_convert_parser(commands, (_dataset, _topics, _corpus))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
+    add_export_parser(commands)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser

@@ -43,7 +43,7 @@ def built_aside(directory: Path) -> Iterator[Path]:
 
 def _into_place(staging: Path, directory: Path) -> None:
     """Make what was written durable and give it its name; a directory that is replaced goes only after that."""
-    for file in staging.iterdir():
+    for file in (path for path in staging.rglob("*") if path.is_file()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     if not directory.exists():

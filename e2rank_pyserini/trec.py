@@ -16,6 +16,7 @@ import numpy as np
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
 
 STEP = 1e-6  # one unit of the last printed digit of a score
+_LARGEST = 1e38  # trec_eval holds scores as float32
 
 
 def read_run(path: Path) -> Run:
@@ -152,9 +153,16 @@ def _number(word: str, path: Path, line: int) -> float:
         value = float(word) if "_" not in word else math.nan  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise E2RankError(f"{path}:{line}: expected a finite score, got {word!r}")
-    return value
+    return finite(value, word, f"{path}:{line}")
+
+
+def finite(score: float, shown: object, where: str) -> float:
+    """The score, if it is a number that float32 holds, as trec_eval does; `shown` is what the file says."""
+    if not math.isfinite(score):
+        raise E2RankError(f"{where}: expected a finite score, got {shown!r}")
+    if abs(score) > _LARGEST:
+        raise E2RankError(f"{where}: expected a score of at most {_LARGEST:g} (trec_eval holds float32), got {shown!r}")
+    return score
 
 
 def _integer(word: str, what: str, path: Path, line: int) -> int:

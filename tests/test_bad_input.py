@@ -173,6 +173,16 @@ def test_run_that_names_the_unknown(
     refused(RERANK.replace("{run}", "{tmp}/run.trec") + f" {options}", fragment)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "fragment"),
+    [("012 Q0", "999 Q0", "query 999: in the run but not in the topics"), (" 1 ", "nowhere 1 ", "nowhere: in the run")],
+    ids=["unknown-qid", "unknown-docid"],
+)
+def test_requests_of_the_unknown(tmp_path: Path, toy_run: Path, refused: Refused, old: str, new: str, fragment: str):
+    put(tmp_path / "run.trec", toy_run.read_text().replace(old, new))
+    refused("convert {tmp}/run.trec --to rank_llm --dataset {beir} --output {out}", fragment)
+
+
 # --- corpora ----------------------------------------------------------------------------------------------------------
 
 DOC = '{"_id": "a", "title": "t", "text": "wing flow"}\n'
@@ -405,6 +415,80 @@ def test_exclusions_of_every_hit(tmp_path: Path, toy_run: Path, refused: Refused
 def test_exclusions_of_what_is_relevant(tmp_path: Path, refused: Refused):
     put(tmp_path / "x", "007 000\n007 001\n")
     refused("eval --dataset {beir} {run} --excluded {tmp}/x", "query 007: document 001 is excluded, yet the qrels")
+
+
+# --- other programs' runs and qrels -----------------------------------------------------------------------------------
+
+CANDIDATE = '{"docid": "a", "score": 1.5, "doc": {"text": "x"}}'
+REQUEST = f'{{"query": {{"text": "t", "qid": "1"}}, "candidates": [{CANDIDATE}]}}\n'
+FORMS = [
+    ("empty", "", "x.in: expected a run (six columns"),
+    ("two-columns", "1\twing\n", "x.in: expected a run (six columns", "got 2 columns"),
+    ("topics", "1\twing flow\n", "x.in:1: expected an integer grade, got 'flow'"),
+    ("run-breaks-off", HIT + "007 Q0", "x.in:2: expected 6 columns"),
+    ("run-score-too-large", "007 Q0 000 1 1e300 x\n", "x.in:1: expected a score of at most 1e+38"),
+    ("qrels-break-off", "007 0 000 1\n007 0\n", "x.in:2: expected 4 columns"),
+    ("latin-1", b'{"1": {"caf\xe9": 1.5}}', "x.in: not UTF-8"),
+    ("ranx-breaks-off", '{\n  "1": {\n    "a": 1.5,\n', "x.in:3: not JSON"),
+    ("ranx-deeply-nested", "[" * 100_000, "x.in: not readable as JSON"),
+    ("ranx-query-twice", '{"1": {"a": 1.5}, "1": {"b": 1.5}}', "x.in: ", "'1' appears twice"),
+    ("ranx-document-twice", '{"1": {"a": 1.5, "a": 1.4}}', "x.in: ", "'a' appears twice"),
+    ("ranx-without-queries", "{}", "x.in: holds no scores"),
+    ("ranx-without-hits", '{"1": {}, "2": {}}', "x.in: holds no scores"),
+    ("ranx-scores-in-a-list", '{"1": [1.5]}', "x.in: query 1: expected an object of docids, got list"),
+    (
+        "ranx-score-word",
+        '{"1": {"a": "1.5", "b": 0.5}}',
+        "x.in: query 1, document a: expected a finite score, got '1.5'",
+    ),
+    ("ranx-score-true", '{"1": {"a": true, "b": 0.5}}', "x.in: query 1, document a: expected a finite score, got True"),
+    ("ranx-score-nan", '{"1": {"a": NaN}}', "x.in: query 1, document a: expected a finite score, got nan"),
+    ("ranx-score-overflows", '{"1": {"a": 1e999}}', "x.in: query 1, document a: expected a finite score, got inf"),
+    ("ranx-score-too-large", '{"1": {"a": 1e300}}', "x.in: query 1, document a: expected a finite score, got 1e+300"),
+    ("ranx-docid-with-blank", '{"1": {"a b": 1.5}}', "x.in: query 1: expected a docid without blanks, got 'a b'"),
+    ("ranx-qid-empty", '{"": {"a": 1.5}}', "x.in: expected a query id without blanks, got ''"),
+    ("ranx-half-surrogate", '{"1": {"\\ud83d": 1.5}}', "x.in: query 1: expected a docid"),
+    ("ranx-run-or-qrels", '{"1": {"a": 2}}', "x.in: a run or qrels?", "say --kind"),
+    ("beir-queries", BEIR, "x.in: query _id: expected an object of docids, got str"),
+    ("request-breaks-off", REQUEST + REQUEST[:40], "x.in:2: not JSON"),
+    ("request-list-line", REQUEST + "[]\n", "x.in:2: expected an object, got list"),
+    ("request-without-query", '{"candidates": []}\n', "x.in:1: expected an object with a query"),
+    ("request-query-word", '{"query": "t", "candidates": []}\n', "x.in:1: expected an object with a query"),
+    ("request-without-candidates", '{"query": {"qid": "1"}}\n', "x.in:1: expected an object with a query"),
+    ("request-without-qid", REQUEST.replace("qid", "id"), "x.in:1: expected a query id without blanks, got None"),
+    ("request-qid-true", REQUEST.replace('"1"', "true"), "x.in:1: expected a query id without blanks, got True"),
+    ("request-qid-twice", REQUEST + REQUEST.replace('"1"', "1"), "x.in:2: query 1 appears twice"),
+    ("request-docid-fraction", REQUEST.replace('"a"', "1.5"), "x.in:1: query 1, candidate 1: expected a docid"),
+    ("request-docid-twice", REQUEST.replace("[", f"[{CANDIDATE}, "), "x.in:1: query 1: document a appears twice"),
+    ("request-score-null", REQUEST.replace("1.5", "null"), "x.in:1: query 1, document a: expected a finite score"),
+    ("request-candidate-word", REQUEST.replace(CANDIDATE, '"a"'), "x.in:1: query 1, candidate 1: expected an object"),
+    ("requests-without-hits", REQUEST.replace(CANDIDATE, ""), "x.in: the run is empty"),
+    ("requests-in-an-array", f"[\n{REQUEST},\n{REQUEST}]", "x.in: request 2: query 1 appears twice"),
+]
+
+
+@pytest.mark.parametrize("row", cases([(name, columns) for name, *columns in FORMS]))
+def test_what_is_converted(tmp_path: Path, refused: Refused, row: list[Any]):
+    content, *fragments = row
+    put(tmp_path / "x.in", content)
+    refused("convert {tmp}/x.in --to trec --output {out}", *fragments)
+
+
+QRELS_FORMS = [
+    ("ranx-grade-fraction", '{"1": {"a": 1.0}}', "x.in: query 1, document a: expected an integer grade, got 1.0"),
+    ("ranx-grade-true", '{"1": {"a": true}}', "x.in: query 1, document a: expected an integer grade, got True"),
+    ("ranx-grade-too-large", f'{{"1": {{"a": {10**18}}}}}', "x.in: query 1, document a: expected an integer grade"),
+    ("ranx-without-judgments", '{"1": {}}', "x.in: no judgments"),
+    ("requests", REQUEST, "x.in: rank_llm's requests are a run, not qrels"),
+    ("run", HIT, "x.in:1: expected 4 columns"),
+]
+
+
+@pytest.mark.parametrize(("content", "fragment"), cases(QRELS_FORMS))
+def test_what_is_converted_as_qrels(tmp_path: Path, refused: Refused, content: str, fragment: str):
+    put(tmp_path / "x.in", content)
+    refused("convert {tmp}/x.in --kind qrels --output {tmp}/out.trec", fragment)
+    refused("convert {tmp}/x.in --to beir --output {out}", fragment)
 
 
 # --- index directories ------------------------------------------------------------------------------------------------
@@ -663,6 +747,32 @@ def test_model_on_an_index(
     refused(f"{RERANK} --encoder {{tmp}}/model {options}", fragment.replace("{index}", str(tiny_index)))
 
 
+EXPORT = "export --encoder {model} --output {tmp}/folder"
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    cases(
+        [
+            ("query-in-the-middle", own(query="{query} {task}"), "its query template has ' {task}' after the query"),
+            ("query-twice", own(query="{query}{query}"), "its query template has '{query}' after the query"),
+            ("own-missing-key", own(pooling=None), "e2rank.yaml: key 'pooling' is missing"),
+            ("weights-missing", lambda place: (place / "model.safetensors").unlink(), "is not a readable model"),
+        ]
+    ),
+)
+def test_export_of_a_model(tmp_path: Path, tiny_model: Path, refused: Refused, change: Change, fragment: str):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    change(tmp_path / "model")
+    refused(EXPORT.replace("{model}", "{tmp}/model"), "{tmp}/model", fragment.replace("{", "{{").replace("}", "}}"))
+
+
+def test_export_over_what_was_not_exported(tmp_path: Path, refused: Refused):
+    put(tmp_path / "folder" / "modules.json", "[]")
+    refused(EXPORT, "{tmp}/folder: exists already")
+    refused(f"{EXPORT} --overwrite", "{tmp}/folder: is not an exported model")
+
+
 # --- command lines ----------------------------------------------------------------------------------------------------
 
 FEEDBACK = "feedback --run {run} --dataset {beir} --index {index} --output {out}"
@@ -712,6 +822,23 @@ COMMANDS = [
     ("topics-missing-report", f"{REPORT} --topics {{tmp}}/t.tsv", "{tmp}/t.tsv: no such file"),
     ("split-unknown-report", f"{REPORT} --split dev", "qrels/dev.tsv: no such file", "test"),
     ("seed-negative-report", f"{REPORT} --seed -1", "seed -1: expected a whole number of at least 0"),
+    ("convert-missing", "convert {tmp}/x.json --output {tmp}/y.trec", "{tmp}/x.json: no such file"),
+    ("convert-to-what", "convert {run} --output {out}", "/out: expected --to, or a name that ends in .trec"),
+    ("convert-to-gz", "convert {run} --output {tmp}/y.trec.gz", "/y.trec.gz: is written plain"),
+    ("convert-run-to-qrels", "convert {run} --output {tmp}/y.tsv", "expected 4 columns"),
+    ("convert-kind-of-beir", "convert {run} --kind run --output {tmp}/y.tsv", "the form beir holds qrels"),
+    ("convert-kind-of-requests", "convert {run} --kind qrels --output {tmp}/y.jsonl", "the form rank_llm holds a run"),
+    ("convert-needless-texts", "convert {run} --output {tmp}/y.json --dataset {beir}", "the form ranx holds no texts"),
+    ("requests-without-topics", "convert {run} --to rank_llm --output {out} --corpus {beir}", "--topics", "--dataset"),
+    (
+        "requests-without-corpus",
+        "convert {run} --to rank_llm --output {out} --topics {beir}/queries.jsonl",
+        "--corpus",
+        "--dataset",
+    ),
+    ("export-near-miss", EXPORT.replace("{model}", "minillm"), "model 'minillm'", "did you mean minilm"),
+    ("export-task-of-what", f"{EXPORT} --dataset scifct", "'scifct'", "did you mean scifact"),
+    ("export-below-a-file", EXPORT.replace("{tmp}/folder", "{run}/folder"), "/folder: cannot be written"),
     ("window-above-depth", f"{RERANK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
     ("window-above-default-depth", f"{RERANK} --window 101", "window 101: expected 1 to depth (100)"),
     ("window-above-depth-feedback", f"{FEEDBACK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
@@ -789,6 +916,12 @@ USAGE = [
     ("test-unknown-report", f"{REPORT} --test z", "argument --test"),
     ("mteb-no-task", f"{MTEB}", "argument --tasks"),
     ("mteb-window-zero", f"{MTEB} STS12 --listwise --window 0", "argument --window"),
+    ("export-two-tasks", f"{EXPORT} --task x --dataset scifact", "argument --dataset: not allowed with"),
+    ("export-dtype", f"{EXPORT} --dtype auto", "argument --dtype"),
+    ("export-where", "export --encoder {model}", "--output"),
+    ("form-unknown", "convert {run} --to lz4 --output {out}", "argument --to: invalid choice: 'lz4'"),
+    ("kind-unknown", "convert {run} --kind topics --output {out}", "argument --kind"),
+    ("nothing-to-convert", "convert --output {out}", "INPUT"),
 ]
 
 
@@ -839,13 +972,18 @@ def test_dataset_folder_whose_judged_topics_have_no_query(tmp_path: Path, beir: 
 # --- outputs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", [SEARCH, RERANK], ids=["search", "rerank"])
+CONVERT = "convert {run} --to ranx --output {out}"
+
+
+@pytest.mark.parametrize("line", [SEARCH, RERANK, CONVERT], ids=["search", "rerank", "convert"])
 def test_output_is_a_directory(tmp_path: Path, refused: Refused, line: str):
     put(tmp_path / "there" / "kept", "kept")
     refused(line.replace("{out}", "{tmp}/there"), "{tmp}/there")
 
 
-@pytest.mark.parametrize("line", [SEARCH, RERANK, INDEX, REPORT], ids=["search", "rerank", "index", "report"])
+@pytest.mark.parametrize(
+    "line", [SEARCH, RERANK, INDEX, REPORT, CONVERT], ids=["search", "rerank", "index", "report", "convert"]
+)
 def test_output_below_a_file(tmp_path: Path, refused: Refused, line: str):
     put(tmp_path / "file", "kept")
     refused(line.replace("{out}", "{tmp}/file/output"), "{tmp}/file/output: cannot be written")
