@@ -3,7 +3,7 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -169,25 +169,29 @@ def _lines(rows: list[Row], model: str) -> list[str]:
     for row in rows:
         first, query, after = (100 * row.ours[key]["nDCG@10"] if key in row.ours else None for key in OURS)
         printed = row.paper.get("prompt")
-        cells = [f"{row.name:16}", f"{row.first_stage:11}", _cell(first), _cell(row.paper.get("first"))]
-        cells += [_difference(first, row.paper.get("first")), _cell(query), _cell(after), _cell(printed, len(prompt))]
+        before = row.paper.get("first")
+        ours = own or row.first_stage != "dense"  # a dense run is a model's own, and maybe not of the model printed
+        cells = [f"{row.name:16}", f"{row.first_stage:11}", _cell(first), _cell(before)]
+        cells += [_difference(first, before if ours else None), _cell(query), _cell(after)]
+        cells += [_cell(printed, len(prompt))]
         cells += [_difference(after, printed)] if own else []
         lines.append("  ".join([*cells, _cell(row.paper.get("peer"), len(peer))]))
     lines.append("")
     if not own:
         lines.append(f"{model} has no published numbers; those of {prompt} are another model's, for reference")
-    return lines + list(dict.fromkeys(_sources(rows, model)))
+    return lines + _sources(rows, model)
 
 
-def _sources(rows: list[Row], model: str) -> Iterator[str]:
+def _sources(rows: list[Row], model: str) -> list[str]:
+    """Where the published numbers of these rows are printed, and the notes on them."""
     from e2rank_pyserini.published import beside
 
-    for row in rows:
-        for one in beside(model, row.first_stage).values():
-            if row.name in one.ndcg:
-                yield f"{one.system}: {one.source}"
-            if row.name in one.notes:
-                yield f"{one.system} on {row.name}: {one.notes[row.name]}"
+    shown = [(row.name, one) for row in rows for one in beside(model, row.first_stage).values() if row.name in one.ndcg]
+    systems: dict[str, dict[str, None]] = {}
+    for _, one in shown:
+        systems.setdefault(one.source, {})[one.system] = None
+    notes = [f"{one.system} on {name}: {one.notes[name]}" for name, one in shown if name in one.notes]
+    return [f"{source}: {', '.join(names)}" for source, names in systems.items()] + notes
 
 
 def _cell(value: float | None, width: int = 6) -> str:
@@ -195,7 +199,7 @@ def _cell(value: float | None, width: int = 6) -> str:
 
 
 def _difference(ours: float | None, printed: float | None) -> str:
-    return f"{'-' if ours is None or printed is None else f'{ours - printed:+.2f}':>6}"
+    return f"{'-' if ours is None or printed is None else f'{round(ours - printed, 2) + 0:+.2f}':>6}"  # no -0.00
 
 
 def add_table_parser(subparsers: Any, command: Command) -> None:

@@ -154,7 +154,7 @@ def test_a_folder_gets_bm25_and_the_named_sets_task(tiny_model: Path, data: Path
     assert "--task" not in prompt
     printed, told = capsys.readouterr()
     assert "E2Rank-0.6B are another model's, for reference" in printed
-    assert "BM25: arXiv 2510.22733, Table 1" in printed
+    assert "arXiv 2510.22733, Table 1: BM25, RankQwen3-0.6B, E2Rank-0.6B" in printed.splitlines()
     skipped = [line for line in told.splitlines() if " skipped: " in line]
     assert [line.split()[2] for line in skipped] == ["dl19", "dl20", *(one for one in BEIR if one != "scifact")]
 
@@ -186,6 +186,12 @@ def test_a_model_with_published_numbers_gets_differences():
     assert "BM25 on nfcorpus: Pyserini's flat index gives 32.18 here, so that its average is 43.60" in notes
     assert not any("reference" in note for note in notes)
     assert title == "e2rank-0.6b, nDCG@10"
+
+
+def test_another_models_numbers_are_not_subtracted():
+    values = {key: {"nDCG@10": value} for key, value in (("first", 0.5), ("prompt", 0.6))}
+    line = _lines([Row("dl20", "dense", values, {"first": 66.77, "prompt": 74.4})], "minilm")[2]
+    assert line.split() == "dl20 dense 50.00 66.77 - - 60.00 74.40 -".split()
 
 
 def test_make_table():
