@@ -10,11 +10,14 @@ command itself and stays in --work with its RUN.json, for `e2rank compare`, `rep
    * differs from the query vector, + from Rocchio: paired t-test, p < 0.05 by Holm over the row's four comparisons.
 2. nDCG@10 and R@100 when the *whole* pool is searched again by Rocchio or the prompt, against the model's dense search
    and the first stage; * there: differs from dense search (Holm over the row's two comparisons).
+3. The prompt read otherwise (BM25 only): other windows, orders, an adaptive window, sliding windows, two passes; p is
+   the paired t-test against the model's own window in the given order, uncorrected and by Holm over the year's rows.
 """
 
 import argparse
 from pathlib import Path
 
+from e2rank_pyserini.catalog import model as model_record
 from e2rank_pyserini.cli import main as e2rank
 from e2rank_pyserini.comparison import Row, compare
 from e2rank_pyserini.trec import read_qrels, read_run
@@ -24,6 +27,7 @@ YEARS = ("dl19", "dl20")
 STAGES = ("bm25", "bm25_rm3", "tasb", "ada2", "splade_pp", "repllama")
 RELEVANCE = 2  # NIST's least relevant grade for the binary measures of the passage task
 RULES = ("average", "rocchio", "prompt")
+WINDOWS = (1, 2, 3, 5, 8, 12, 16, 20)
 SIGNIFICANT = 0.05
 
 
@@ -78,11 +82,33 @@ def second_table(
     return lines
 
 
+def variants(words: list[str], window: int, place: Path, qrels: Qrels, year: str) -> list[str]:
+    """The prompt's settings one by one, each against the plain prompt, which is the first row."""
+    options = {f"window {size}": ["--window", str(size)] for size in WINDOWS if size != window}
+    options |= {"reversed": ["--order", "reverse"]}
+    options |= {f"shuffled, seed {seed}": ["--order", "shuffle", "--seed", str(seed)] for seed in range(3)}
+    options |= {f"adaptive {share}": ["--adaptive", str(share), "--window", "20"] for share in (0.9, 0.7, 0.5, 0.3)}
+    options |= {f"sliding {window}, stride {window // 2}": ["--window", str(window), "--stride", str(window // 2)]}
+    options |= {"two passes": ["--passes", "2"], "three passes": ["--passes", "3"]}
+    plain = f"window {window}, as given"
+    runs = {plain: made(["rerank", *words], place / "prompt.trec")}
+    for name, more in options.items():
+        file = name.replace(",", "").replace(" ", "-")
+        runs[name] = made(["rerank", *words, *more], place / f"{file}.trec")
+    rows = compared(runs, qrels)
+    lines = [f"| {year} | {plain} | {cell(rows[plain], {})} | | |"]
+    for name in options:
+        row = rows[name]
+        lines.append(f"| {year} | {name} | {cell(row, {})} | {row.p:.3f} | {row.holm:.3f} |")
+    return lines
+
+
 def measured(model: str, data: Path, work: Path, weight: float, stages: list[str]) -> None:
     index = work / f"pool.{Path(model).name}"
     if not index.exists() and e2rank(["index", "--dataset", str(data), "--encoder", model, "--output", str(index)]):
         raise SystemExit("the index could not be built")
-    over, whole = [], []
+    window = model_record(model).window
+    over, whole, other = [], [], []
     for year in YEARS:
         common = ["--dataset", str(data), "--split", f"test-{year}", "--index", str(index), "--encoder", model]
         place = work / Path(model).name / year
@@ -98,6 +124,10 @@ def measured(model: str, data: Path, work: Path, weight: float, stages: list[str
                 for rule in ("rocchio", "prompt")
             }
         over += first_table(again, first, read_qrels(data / "qrels" / f"test-{year}.tsv"), year)
+        if "bm25" in stages:
+            words = [*common, "--run", str(data / "runs" / f"{year}.bm25.top100.trec")]
+            judged = read_qrels(data / "qrels" / f"test-{year}.tsv")
+            other += variants(words, window, place / "bm25", judged, year)
         whole += second_table(wide, dense, first, read_qrels(data / "qrels" / f"test-{year}-pool.tsv"), year)
     print(f"\n{model}, reranking, nDCG@10 (prompt + first: weight {weight:g} for the first stage)\n")
     print("| | first | query | average | Rocchio | prompt | prompt + first |\n|---|---|---|---|---|---|---|")
@@ -105,7 +135,10 @@ def measured(model: str, data: Path, work: Path, weight: float, stages: list[str
     print(f"\n{model}, the whole pool searched again: nDCG@10, then R@100\n")
     print("| | first | dense | Rocchio | prompt | first | dense | Rocchio | prompt |")
     print("|---|---|---|---|---|---|---|---|---|")
-    print("\n".join(whole), flush=True)
+    print("\n".join(whole))
+    print(f"\n{model}, the prompt read otherwise, BM25's top 100, nDCG@10\n")
+    print("| | | nDCG@10 | p | p Holm |\n|---|---|---|---|---|")
+    print("\n".join(other), flush=True)
 
 
 def main() -> None:
