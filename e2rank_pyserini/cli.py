@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add_feedback_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
     add_rerun_parser(commands)
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
-    add_compare_parser(commands, (_dataset, _topics, _judgments), _positive)
+    add_compare_parser(commands, (_dataset, _topics, _corpus, _judgments), _positive)
     add_report_parser(commands, (_dataset, _topics, _judgments), _positive)
     add_table_parser(commands, lambda words: _run(_parser().parse_args(words), list(words)))
     add_mteb_parser(commands, _model, _positive)

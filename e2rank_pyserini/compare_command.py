@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import MEASURES, TESTS
 
+_SHOWN = 80  # characters of a document's text
+
 if TYPE_CHECKING:
     from e2rank_pyserini.comparison import Row
 
@@ -34,13 +36,29 @@ def compare(arguments: Namespace) -> None:
             print(json.dumps({**values, "robustness": row.robustness, "topics": len(qrels)}))
         return
     print(_table(rows, arguments.measure))
-    for row, (name, run) in zip(rows[1:], runs[1:], strict=True) if arguments.gains else ():
-        print(f"\n{name} against {runs[0][0]}")
-        for qid, gain in extremes(changes(row, rows[0]), arguments.gains):
+    shown = [extremes(changes(row, rows[0]), arguments.gains) for row in rows[1:]]
+    movements = [
+        {qid: moved(run, runs[0][1], qrels, qid, relevance=relevance) for qid, _ in found}
+        for (_, run), found in zip(runs[1:], shown, strict=True)
+    ]
+    docids = {one.docid for found in movements for moves in found.values() for one in moves}
+    texts = _texts(arguments.corpus, docids)
+    for row, found, moves in zip(rows[1:], shown, movements, strict=True) if arguments.gains else ():
+        print(f"\n{row.run} against {rows[0].run}")
+        for qid, gain in found:
             before, after = rows[0].by_topic[qid], row.by_topic[qid]
             print(f"{100 * gain:+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {qid}  {topics.get(qid, '')}")
-            for one in moved(run, runs[0][1], qrels, qid, relevance=relevance):
-                print(f"         {one.before or '-':>5} -> {one.after or '-':<5}  grade {one.grade}  {one.docid}")
+            for one in moves[qid]:
+                place = f"{one.before or '-':>5} -> {one.after or '-':<5}  grade {one.grade}  {one.docid}"
+                print(f"         {place}  {texts.get(one.docid, '')}".rstrip())
+
+
+def _texts(corpus: str | None, docids: set[str]) -> dict[str, str]:
+    """docid -> how its text begins, where a corpus is named."""
+    from e2rank_pyserini.corpus import find
+
+    found = find(corpus, docids) if corpus else {}
+    return {docid: " ".join(f"{one.title} {one.text}".split())[:_SHOWN] for docid, one in found.items()}
 
 
 def _table(rows: "list[Row]", measure: str) -> str:
@@ -77,6 +95,11 @@ def add_compare_parser(
     parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the randomisation (default: 0)")
     parser.add_argument(
-        "--gains", type=positive, default=0, metavar="N", help="also the N topics that gained and the N that lost most"
+        "--gains",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="also the N topics that gained and the N that lost most, and where their relevant documents went (with "
+        "--corpus, how those begin)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")

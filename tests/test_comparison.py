@@ -120,6 +120,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (gap, title) == ("", "new against old")
     assert [line.split()[-1] for line in gains] == ["q1", "a", "c", "q2", "a"]
     assert gains[1].split() == ["4", "->", "1", "grade", "2", "a"]
+    rows = [{"_id": docid, "title": "", "text": f"text of\n{docid} " + "word " * 99} for docid in "ac"]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["compare", *words, "--gains", "1", "--corpus", str(tmp_path / "corpus.jsonl")]) == 0
+    told = capsys.readouterr().out.splitlines()[5:]
+    assert told[1].startswith(f"{gains[1]}  text of a word word")
+    assert 70 < len(told[1]) - len(gains[1]) <= 82
+    assert told[0] == gains[0]
     assert main(["compare", *words, "--json", "--test", "randomisation"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["run"] for row in rows] == ["old", "new"]
