@@ -13,12 +13,10 @@ from e2rank_pyserini.inputs import (
     check_index,
     corpus_source,
     exclusions_of,
-    judged_run,
-    judgments,
+    judged_runs,
     loaded_encoder,
     named_dataset,
     opened_index,
-    tell_lacking,
     topics_of,
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, write_with_record
@@ -102,10 +100,7 @@ def eval(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
     from e2rank_pyserini.evaluation import evaluate, table
 
-    data = named_dataset(arguments)
-    qrels, relevance = judgments(arguments, data)
-    excluded = exclusions_of(arguments, data)
-    runs = [judged_run(path, qrels, excluded) for path in arguments.runs]
+    _, qrels, relevance, runs = judged_runs(arguments, arguments.runs)
     rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]
     if arguments.json:
         for name, values in rows:
@@ -113,8 +108,6 @@ def eval(arguments: Namespace) -> None:
     else:
         print(table(rows))
         print(f"{len(qrels)} judged topics, values in percent", file=sys.stderr)
-    for path, (_, run) in zip(arguments.runs, runs, strict=True):
-        tell_lacking(path, run, qrels)
 
 
 def pyserini(arguments: Namespace) -> None:

@@ -17,16 +17,10 @@ def compare(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
     from e2rank_pyserini.comparison import changes, extremes, moved
     from e2rank_pyserini.comparison import compare as compared
-    from e2rank_pyserini.inputs import exclusions_of, judged_run, judgments, named_dataset, tell_lacking, topics_of
+    from e2rank_pyserini.inputs import judged_runs, topics_of
 
-    data = named_dataset(arguments)
-    qrels, relevance = judgments(arguments, data)
+    data, qrels, relevance, runs = judged_runs(arguments, (arguments.baseline, *arguments.runs))
     topics = topics_of(arguments, data) if arguments.topics or data else {}
-    paths = (arguments.baseline, *arguments.runs)
-    excluded = exclusions_of(arguments, data)
-    runs = [judged_run(path, qrels, excluded) for path in paths]
-    for path, (_, run) in zip(paths, runs, strict=True):
-        tell_lacking(path, run, qrels)
     rows = compared(
         runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed
     )

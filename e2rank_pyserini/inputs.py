@@ -3,8 +3,9 @@
 import dataclasses
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from e2rank_pyserini import catalog
 from e2rank_pyserini import corpus as corpora
@@ -78,9 +79,30 @@ def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     return data.qrels(), relevance
 
 
-def judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run]:
-    """A run without what is excluded (how much is said on stderr), and its name for tables."""
+class Judged(NamedTuple):
+    """What eval, compare and report read: the least grade that is relevant, and runs with their names for tables."""
+
+    data: Dataset | None
+    qrels: Qrels
+    relevance: int
+    runs: list[tuple[str, Run]]
+
+
+def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
+    """Runs without what is excluded; says on stderr what was, and how many judged topics have no hits."""
+    data = named_dataset(arguments)
+    qrels, relevance = judgments(arguments, data)
+    excluded = exclusions_of(arguments, data)
     check_disjoint(excluded, qrels)
+    runs = [_judged_run(path, qrels, excluded) for path in paths]
+    for path, (_, run) in zip(paths, runs, strict=True):
+        lacking = len(qrels.keys() - run.keys())
+        if lacking:
+            print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
+    return Judged(data, qrels, relevance, runs)
+
+
+def _judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run]:
     run, removed = admitted(read_run(Path(path)), excluded)
     if not run:
         raise E2RankError(f"{path}: the run holds nothing but excluded documents")
@@ -91,13 +113,6 @@ def judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run]
             f"{path}: the run and the qrels share no topic (run: {next(iter(run))} …, qrels: {next(iter(qrels))} …)"
         )
     return Path(path).name.removesuffix(".gz").removesuffix(".trec"), run
-
-
-def tell_lacking(path: str, run: Run, qrels: Qrels) -> None:
-    """Say on stderr how many judged topics have no hits."""
-    lacking = len(qrels.keys() - run.keys())
-    if lacking:
-        print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
 
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:

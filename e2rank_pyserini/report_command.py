@@ -26,14 +26,7 @@ def report(arguments: Namespace) -> None:
     from e2rank_pyserini.directories import built_aside, check_replaceable
     from e2rank_pyserini.evaluation import per_topic
     from e2rank_pyserini.fingerprint import sha256
-    from e2rank_pyserini.inputs import (
-        exclusions_of,
-        judged_run,
-        judgments,
-        named_dataset,
-        tell_lacking,
-        topics_of,
-    )
+    from e2rank_pyserini.inputs import judged_runs, topics_of
     from e2rank_pyserini.provenance import of_run
     from e2rank_pyserini.report import SHOWN, entries, names, sweeps
     from e2rank_pyserini.types import E2RankError
@@ -47,14 +40,10 @@ def report(arguments: Namespace) -> None:
         from e2rank_pyserini.pictures import pictures
     except ImportError as error:
         raise E2RankError("a report needs matplotlib; pip install 'e2rank-pyserini[eval]'") from error
-    data = named_dataset(arguments)
-    qrels, relevance = judgments(arguments, data)
-    topics = topics_of(arguments, data) if arguments.topics or data else {}
     paths = [arguments.baseline, *arguments.runs]
-    excluded = exclusions_of(arguments, data)
-    runs = [judged_run(path, qrels, excluded)[1] for path in paths]
-    for path, run in zip(paths, runs, strict=True):
-        tell_lacking(path, run, qrels)
+    data, qrels, relevance, named = judged_runs(arguments, paths)
+    topics = topics_of(arguments, data) if arguments.topics or data else {}
+    runs = [run for _, run in named]
     digests = [sha256(Path(path)) for path in paths]
     found = entries(
         list(zip(names(paths), runs, strict=True)),
