@@ -114,6 +114,6 @@ $(call again,$(1),e2rank): $(1) $$(INDEX)/e2rank.json
 	$$(E2RANK) rerank $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 
 $(call again,$(1),feedback$(K)): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) feedback $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+	$$(E2RANK) feedback $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
 endef
 $(foreach run,$(FIRST),$(eval $(call rules,$(run))))

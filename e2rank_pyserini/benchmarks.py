@@ -42,6 +42,11 @@ class Benchmark:
     def qrels(self) -> Qrels:
         return dataset(self.folder, self.split).qrels()
 
+    def topics_files(self) -> list[Path]:
+        """What a run's topics are made from: a folder's are those that are judged."""
+        found = dataset(self.folder, self.split)
+        return [found.topics_file(), found.qrels_file()]
+
     @property
     def topics(self) -> str:
         """make's name of data set and split."""

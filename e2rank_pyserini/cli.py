@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -190,7 +191,7 @@ def _model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
 
 
 def _positive(word: str) -> int:
-    number = int(word)
+    number = int(word) if re.fullmatch(r"[+-]?[0-9]{1,18}", word) else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {word}")
     return number

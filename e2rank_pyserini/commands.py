@@ -13,13 +13,14 @@ from e2rank_pyserini.inputs import (
     check_index,
     corpus_source,
     exclusions_of,
+    fingerprints,
     judged_runs,
     loaded_encoder,
     named_dataset,
     opened_index,
     topics_of,
 )
-from e2rank_pyserini.outputs import Used, report, run_tag, write_with_record
+from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.timing import timed
 
 
@@ -58,25 +59,15 @@ def search(arguments: Namespace) -> None:
     excluded = exclusions_of(arguments, data)
     with timed("load"):
         opened = opened_index(arguments)
+    inputs = fingerprints(arguments, topics, excluded, index=arguments.index)
     encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
     task = arguments.task or (data.spec.retrieval_task if data else None)
     asked = arguments.hits + most_excluded(excluded, topics)
     found = dense(topics, opened, encoder, hits=asked, task=task)
     run = admitted_run(arguments, found, excluded, arguments.hits)
-    used = Used(topics, excluded, opened=opened, encoder=encoder)
-    write_with_record(arguments, run, run_tag(encoder), used)
-    short = sum(len(hits) < min(asked, len(opened)) for hits in found.values())
-    if short:
-        print(
-            f"e2rank search: {short} topics got fewer than {min(asked, len(opened))} hits: "
-            "an approximate index does not look everywhere",
-            file=sys.stderr,
-        )
-    if arguments.hits > len(opened):
-        print(
-            f"e2rank search: asked for {arguments.hits} hits, the index holds {len(opened)} documents", file=sys.stderr
-        )
+    write_with_record(arguments, run, run_tag(encoder), Used(inputs, encoder))
+    tell_few("search", found, asked, len(opened))
     report(f"{len(topics)} topics, {encoder.tally.queries_truncated} truncated -> {arguments.output}")
 
 
@@ -89,10 +80,11 @@ def bm25(arguments: Namespace) -> None:
     topics = topics_of(arguments, data)
     excluded = exclusions_of(arguments, data)
     source = corpus_source(arguments, data)
+    inputs = fingerprints(arguments, topics, excluded, source=source)
     asked = arguments.hits + most_excluded(excluded, topics)
     found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
     run = admitted_run(arguments, found, excluded, arguments.hits)
-    write_with_record(arguments, run, "bm25", Used(topics, excluded, source=source))
+    write_with_record(arguments, run, "bm25", Used(inputs))
     report(f"{len(topics)} topics -> {arguments.output}")
 
 

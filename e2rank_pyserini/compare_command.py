@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import MEASURES, TESTS
 
-_SHOWN = 80  # characters of a document's text
-
 if TYPE_CHECKING:
     from e2rank_pyserini.comparison import Row
+
+_SHOWN = 80  # characters of a document's text
 
 
 def compare(arguments: Namespace) -> None:
@@ -18,7 +18,12 @@ def compare(arguments: Namespace) -> None:
     from e2rank_pyserini.comparison import changes, extremes, moved
     from e2rank_pyserini.comparison import compare as compared
     from e2rank_pyserini.inputs import judged_runs, topics_of
+    from e2rank_pyserini.types import E2RankError
 
+    if arguments.corpus and not arguments.gains:
+        raise E2RankError("--corpus goes with --gains N")
+    if arguments.json and arguments.gains:
+        raise E2RankError("--gains prints lines: --json does not go with it")
     data, qrels, relevance, runs = judged_runs(arguments, (arguments.baseline, *arguments.runs))
     topics = topics_of(arguments, data) if arguments.topics or data else {}
     rows = compared(
@@ -36,7 +41,7 @@ def compare(arguments: Namespace) -> None:
         for (_, run), found in zip(runs[1:], shown, strict=True)
     ]
     docids = {one.docid for found in movements for moves in found.values() for one in moves}
-    texts = _texts(arguments.corpus, docids)
+    texts = _texts(arguments.corpus or (data.corpus() if data and data.folder else None), docids)
     for row, found, moves in zip(rows[1:], shown, movements, strict=True) if arguments.gains else ():
         print(f"\n{row.run} against {rows[0].run}")
         for qid, gain in found:
@@ -48,7 +53,7 @@ def compare(arguments: Namespace) -> None:
 
 
 def _texts(corpus: str | None, docids: set[str]) -> dict[str, str]:
-    """docid -> how its text begins, where a corpus is named."""
+    """docid -> how its text begins, where there is a corpus on this machine; a judged document may not be in it."""
     from e2rank_pyserini.corpus import find
 
     found = find(corpus, docids) if corpus else {}
@@ -93,7 +98,7 @@ def add_compare_parser(
         type=positive,
         default=0,
         metavar="N",
-        help="also the N topics that gained and the N that lost most, and where their relevant documents went (with "
-        "--corpus, how those begin)",
+        help="also the N topics that gained and the N that lost most, and where their relevant documents went (and "
+        "how those begin, with --corpus or a data set's folder)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")

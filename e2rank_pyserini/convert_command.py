@@ -1,7 +1,6 @@
 """`e2rank convert`: runs and qrels between TREC's forms and those of ranx, ir-measures, rank_llm and BEIR."""
 
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,11 +18,13 @@ _HOLDS = {"rank_llm": "run", "beir": "qrels"}  # the other forms hold either
 def convert(arguments: Namespace) -> None:
     """A run or qrels -> the same in another form."""
     from e2rank_pyserini.forms import qrels_of, tell, write_qrels, write_ranx
+    from e2rank_pyserini.outputs import report
+    from e2rank_pyserini.provenance import check_no_record
     from e2rank_pyserini.trec import check_writable
 
-    started = time.monotonic()
     source, output = Path(arguments.input), Path(arguments.output)
     check_writable(output)
+    check_no_record(output)
     to = _wanted(arguments)
     form, kind = tell(source, arguments.kind or _HOLDS.get(to))
     if kind == "run":
@@ -35,8 +36,7 @@ def convert(arguments: Namespace) -> None:
         else:
             write_qrels(output, qrels, to)
         held = f"{len(qrels)} topics, {sum(map(len, qrels.values()))} judgments"
-    seconds = time.monotonic() - started
-    print(f"{kind}, {form} -> {to}: {held} -> {output} ({seconds:.1f} s)", file=sys.stderr)
+    report(f"{kind}, {form} -> {to}: {held} -> {output}")
 
 
 def _wanted(arguments: Namespace) -> str:
@@ -85,21 +85,15 @@ def _convert_run(arguments: Namespace, form: str, to: str) -> str:
 
 def _write_requests(arguments: Namespace, run: "Run") -> None:
     """rank_llm's requests, with the texts of queries and documents."""
-    from e2rank_pyserini.corpus import find
+    from e2rank_pyserini.corpus import find_all
     from e2rank_pyserini.forms import write_requests
     from e2rank_pyserini.inputs import corpus_source, named_dataset, topics_of
-    from e2rank_pyserini.types import E2RankError
+    from e2rank_pyserini.reranking import check_known
 
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
-    unknown = [qid for qid in run if qid not in topics]
-    if unknown:
-        raise E2RankError(f"query {unknown[0]}: in the run but not in the topics ({len(unknown)} such)")
-    wanted = {hit.docid for hits in run.values() for hit in hits}
-    found = find(corpus_source(arguments, data), wanted)
-    if len(found) < len(wanted):
-        lacking = wanted - found.keys()
-        raise E2RankError(f"document {min(lacking)}: in the run but not in the corpus ({len(lacking)} such)")
+    check_known(run, topics)
+    found = find_all(corpus_source(arguments, data), {hit.docid for hits in run.values() for hit in hits})
     write_requests(Path(arguments.output), run, topics, found)
 
 

@@ -53,6 +53,15 @@ def find(source: str, docids: Collection[str]) -> dict[str, Document]:
     return result
 
 
+def find_all(source: str, docids: Collection[str]) -> dict[str, Document]:
+    """`find`, where every document must be there. Raises E2RankError for those that the corpus lacks."""
+    found = find(source, docids)
+    lacking = set(docids) - found.keys()
+    if lacking:
+        raise E2RankError(f"document {min(lacking)}: in the run but not in the corpus ({len(lacking)} such)")
+    return found
+
+
 def is_lucene(source: str) -> bool:
     """Whether the corpus is a Lucene index, by name or by its segments file."""
     return source.startswith(LUCENE) or (Path(source).is_dir() and any(Path(source).glob("segments_*")))
@@ -86,10 +95,11 @@ def cached_lucene(name: str) -> Path | None:
 
 
 def fingerprint(source: str) -> str:
-    """What tells one corpus from another without reading it twice: names and sizes, or the Lucene index's name."""
-    if is_lucene(source):
+    """What tells one corpus from another without reading it: its files' names and sizes, or a prebuilt index's name."""
+    if source.startswith(LUCENE):
         return source
-    parts = [f"{path.name} {path.stat().st_size}" for path in files(source)]
+    found = sorted(Path(source).iterdir()) if is_lucene(source) else files(source)
+    parts = [f"{path.name} {path.stat().st_size}" for path in found if not path.name.endswith(".lock")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -66,13 +66,17 @@ class Dataset:
 
     def excluded(self) -> Exclusions | None:
         """What no query may be given; None where the data set has exclusions and they are not on this machine."""
-        if self.folder is not None:
-            path = self.folder / "excluded" / f"{self.split}.tsv"
-            return read_exclusions(path) if path.exists() else {}
-        if self.spec.excluded is None:
-            return {}
-        found = local_file(self.spec.excluded)
-        return None if found is None else read_exclusions(found)
+        found = self.excluded_file()
+        if found is not None:
+            return read_exclusions(found)
+        return None if self.folder is None and self.spec.excluded is not None else {}
+
+    def excluded_file(self) -> Path | None:
+        """Where they are; None where there are none, or none on this machine."""
+        if self.folder is None:
+            return None if self.spec.excluded is None else local_file(self.spec.excluded)
+        path = self.folder / "excluded" / f"{self.split}.tsv"
+        return path if path.exists() else None
 
 
 def dataset(name: str, split: str = SPLIT) -> Dataset:

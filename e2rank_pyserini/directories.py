@@ -29,7 +29,7 @@ def built_aside(directory: Path) -> Iterator[Path]:
 
     An older `directory` is replaced, and goes only after that. Raises E2RankError where it cannot be written.
     """
-    directory = directory.absolute()
+    directory = directory.resolve()  # a link keeps pointing at it
     staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
     try:
         staging.mkdir(parents=True)

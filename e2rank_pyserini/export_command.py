@@ -1,7 +1,5 @@
 """`e2rank export`: a model as a folder of sentence-transformers."""
 
-import sys
-import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ def export(arguments: Namespace) -> None:
     from e2rank_pyserini.encoder import E2RankEncoder
     from e2rank_pyserini.export import check_replaceable, query_prompt
     from e2rank_pyserini.export import export as write
+    from e2rank_pyserini.outputs import report
     from e2rank_pyserini.prompts import RETRIEVAL_TASK
 
-    started = time.monotonic()
     directory = Path(arguments.output)
     check_replaceable(directory, overwrite=arguments.overwrite)
     spec = catalog.model(arguments.encoder, arguments.like)
@@ -26,8 +24,7 @@ def export(arguments: Namespace) -> None:
     encoder = E2RankEncoder.load(spec, device="cpu", dtype=arguments.dtype)
     write(encoder, directory, task=task, overwrite=arguments.overwrite)
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    seconds = time.monotonic() - started
-    print(f"{spec.name}, {arguments.dtype}, {size / 1e6:.0f} MB -> {directory} ({seconds:.1f} s)", file=sys.stderr)
+    report(f"{spec.name}, {arguments.dtype}, {size / 1e6:.0f} MB -> {directory}")
 
 
 def add_export_parser(subparsers: Any) -> None:

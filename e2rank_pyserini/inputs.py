@@ -1,13 +1,14 @@
 """What a command line names, found and opened: data set, corpus, topics, task, index, model."""
 
 import dataclasses
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from e2rank_pyserini import catalog
+from e2rank_pyserini import catalog, fingerprint
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
@@ -58,12 +59,13 @@ def exclusions_of(arguments: Namespace, data: Dataset | None) -> Exclusions:
 def admitted_run(arguments: Namespace, run: Run, excluded: Exclusions, hits: int | None = None) -> Run:
     """`run` without its excluded hits, then cut to `hits` a query; says on stderr what went."""
     kept, removed = admitted(run, excluded, hits)
-    if run and not kept:
+    if removed and not kept:
         raise E2RankError("the run holds nothing but excluded documents")
+    if not kept:
+        raise E2RankError("no topic has a hit")
     if excluded:
         print(
-            f"e2rank {arguments.command}: {removed} excluded hits removed, {len(run) - len(kept)} queries left without "
-            "hits",
+            f"e2rank {arguments.command}: {removed} excluded hits removed, {len(run) - len(kept)} queries without hits",
             file=sys.stderr,
         )
     return kept
@@ -77,6 +79,32 @@ def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     if data is None:
         raise E2RankError("name the judgments with --qrels FILE or --dataset")
     return data.qrels(), relevance
+
+
+def fingerprints(
+    arguments: Namespace, topics: Topics, excluded: Exclusions, *, source: str | None = None, index: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """What was read, and what tells whether it is still the same: for RUN.json, and for `rerun` before it starts.
+
+    `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes.
+    """
+    named = arguments.topics or arguments.dataset
+    found: dict[str, dict[str, str | None]] = {
+        "topics": {"path": named, "fingerprint": fingerprint.of_text(json.dumps(topics))}
+    }
+    if excluded:
+        docids = json.dumps({qid: sorted(docids) for qid, docids in sorted(excluded.items())})
+        named = arguments.excluded or arguments.dataset
+        found["excluded"] = {"path": named, "fingerprint": fingerprint.of_text(docids)}
+    run = getattr(arguments, "run", None)
+    if run is not None:  # a pipe cannot be read again
+        found["run"] = {"path": run, "sha256": fingerprint.sha256(Path(run)) if Path(run).is_file() else None}
+    if index is not None:
+        files = [Path(index) / name for name in ("index", "docid")]
+        found["index"] = {"path": index, "fingerprint": fingerprint.of_files(files)}
+    if source is not None:
+        found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
+    return found
 
 
 class Judged(NamedTuple):
@@ -117,7 +145,7 @@ def _judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
     """The reranking task and what the list is called."""
-    if arguments.task == "generic":
+    if arguments.task in (None, "generic"):
         return RERANK_TASK, arguments.noun or "Documents"
     if arguments.task != "dataset":
         return arguments.task, arguments.noun or "Documents"

@@ -6,47 +6,54 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini import fingerprint, provenance
-from e2rank_pyserini.exclusions import Exclusions
+from e2rank_pyserini import provenance
 from e2rank_pyserini.timing import so_far, timed
 from e2rank_pyserini.trec import write_run
-from e2rank_pyserini.types import Run, Topics
+from e2rank_pyserini.types import Run
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
-    from e2rank_pyserini.index import DenseIndex
 
 
 @dataclasses.dataclass(frozen=True)
 class Used:
-    """What a run was made from: `source` is the corpus, `prompt` the settings of the listwise prompt, where read."""
+    """What a run was made from: `inputs` by inputs.fingerprints, `prompt` the settings of the listwise prompt."""
 
-    topics: Topics
-    excluded: Exclusions
-    source: str | None = None
-    opened: "DenseIndex | None" = None
+    inputs: dict[str, dict[str, str | None]]
     encoder: "E2RankEncoder | None" = None
     prompt: dict[str, Any] | None = None
 
 
 def write_with_record(arguments: Namespace, run: Run, tag: str, used: Used) -> None:
     """Write the run that `arguments` asked for and RUN.json beside it."""
-    path = Path(arguments.output)
-    with timed("write"):
-        write_run(path, run, tag)
     record = {
         "command": arguments.words,
         "directory": str(Path.cwd()),
         "options": {key: value for key, value in vars(arguments).items() if key not in ("function", "words")},
         **_model(used.encoder, arguments),
         "prompt": used.prompt,
-        "inputs": _inputs(arguments, used),
-        "seconds": {part: round(seconds, 4) for part, seconds in so_far().items()},
+        "inputs": used.inputs,
         "versions": provenance.versions(),
         "machine": provenance.machine(),
     }
+    path = Path(arguments.output)
+    with timed("write"):
+        write_run(path, run, tag)
+    record["seconds"] = {part: round(seconds, 4) for part, seconds in so_far().items()}
     provenance.write(path, record, topics=len(run), hits=sum(map(len, run.values())))
+
+
+def tell_few(command: str, run: Run, asked: int, held: int) -> None:
+    """Say on stderr which topics got fewer hits than there are, and that more were asked for than there are."""
+    short = sum(len(hits) < min(asked, held) for hits in run.values())
+    if short:
+        print(
+            f"e2rank {command}: {short} topics got fewer than {min(asked, held)} hits: "
+            "an approximate index does not look everywhere",
+            file=sys.stderr,
+        )
+    if asked > held:
+        print(f"e2rank {command}: asked for {asked} hits, the index holds {held} documents", file=sys.stderr)
 
 
 def report(what: str) -> None:
@@ -64,28 +71,12 @@ def _model(encoder: "E2RankEncoder | None", arguments: Namespace) -> dict[str, A
         return {"model": None, "threads": arguments.threads, "counts": None}
     import torch
 
+    on_gpu = encoder.device.type == "cuda"
     return {
         "model": encoder.record,
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "device": str(encoder.device),
+        "device_name": torch.cuda.get_device_name(encoder.device) if on_gpu else None,
         "threads": torch.get_num_threads(),
         "counts": dataclasses.asdict(encoder.tally),
     }
-
-
-def _inputs(arguments: Namespace, used: Used) -> dict[str, dict[str, str]]:
-    """What was read and what tells whether it is still the same; `rerun` looks before it starts."""
-    named = arguments.topics or arguments.dataset
-    found = {"topics": {"path": named, "fingerprint": provenance.of_object(used.topics)}}
-    if used.excluded:
-        docids = {qid: sorted(docids) for qid, docids in used.excluded.items()}
-        named = arguments.excluded or arguments.dataset
-        found["excluded"] = {"path": named, "fingerprint": provenance.of_object(docids)}
-    if getattr(arguments, "run", None):
-        found["run"] = {"path": arguments.run, "sha256": fingerprint.sha256(Path(arguments.run))}
-    if used.opened is not None:
-        place = used.opened.directory
-        found["index"] = {"path": str(place), "fingerprint": provenance.of_index(place)}
-    if used.source is not None:
-        found["corpus"] = {"path": used.source, "fingerprint": corpora.fingerprint(used.source)}
-    return found

@@ -192,9 +192,10 @@ def _latency(runs: Sequence[Entry], pictures: Mapping[str, Picture]) -> str:
         for entry, seconds in found:
             kept = entry.kept or {}
             steps = (f"{one:.4f}" for one in latency(kept).values())
-            where = (str(kept.get(name)) for name in ("device", "threads", "dtype"))
+            machine = kept.get("device_name") or kept.get("machine", {}).get("processor")
+            where = (str(value) for value in (machine, *(kept.get(name) for name in ("device", "threads", "dtype"))))
             rows.append([entry.name, f"{seconds:.4f}", *steps, *where])
-        columns = ("run", "seconds a query", *STEPS, "device", "threads", "dtype")
+        columns = ("run", "seconds a query", *STEPS, "machine", "device", "threads", "dtype")
         parts.append(table(columns, rows, "Seconds a query by step, and where they were measured."))
     if others:
         names = ", ".join(map(text, others))

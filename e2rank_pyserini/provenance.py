@@ -14,13 +14,16 @@ from e2rank_pyserini.trec import atomic, check_writable, read_lines
 from e2rank_pyserini.types import E2RankError
 
 FORMAT = 1
+COMMANDS = ("search", "bm25", "rerank", "feedback")  # whose runs have a record
 _PACKAGES = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy", "pyserini", "faiss-cpu", "faiss-gpu")
 STEPS = ("tokenise", "encode", "search", "gather", "score")  # of one query: its latency
 _LIMIT = 10**9  # no count and no seconds of a run are more
 
 
 def _is_run(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and _is_count(value.get("topics"))
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str) or not _is_count(value.get("topics")):
+        return False
+    return isinstance(value.get("file"), str) and Path(value["file"]).name == value["file"] != ""
 
 
 def _is_prompt(value: Any) -> bool:
@@ -37,13 +40,18 @@ def _are_seconds(value: Any) -> bool:
     )
 
 
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
 def _are_inputs(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(one, dict) for one in value.values())
 
 
 _FORM: dict[str, Callable[[Any], bool]] = {
     "run": _is_run,
-    "command": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "command": lambda value: _are_words(value) and value[:1] in [[name] for name in COMMANDS],
+    "options": lambda value: isinstance(value, dict),
     "directory": lambda value: isinstance(value, str),
     "model": lambda value: isinstance(value, dict | None),
     "prompt": _is_prompt,
@@ -62,6 +70,7 @@ def beside(run: Path) -> Path:
 def check_replaceable(run: Path) -> None:
     """Refuse an output whose run or record could not be written, or whose record would replace some other file."""
     check_writable(run)
+    check_no_record(run)
     place = beside(run)
     check_writable(place)
     if place.exists():
@@ -71,11 +80,21 @@ def check_replaceable(run: Path) -> None:
             raise E2RankError(f"{place}: is no record of a run, and that of {run.name} would replace it") from error
 
 
+def check_no_record(output: Path) -> None:
+    """Refuse to write over the record of another run."""
+    try:
+        of = read(output)["run"]["file"] if output.suffix == ".json" and output.is_file() else None
+    except E2RankError:
+        return
+    if of is not None:
+        raise E2RankError(f"{output}: is the record of the run {of}; choose another name")
+
+
 def write(run: Path, record: dict[str, Any], *, topics: int, hits: int) -> None:
     """Write the record of `run`, a file that is complete, beside it."""
     about = {"file": run.name, "sha256": fingerprint.sha256(run), "topics": topics, "hits": hits}
     with atomic(beside(run)) as file:
-        json.dump({"format": FORMAT, "run": about, **record}, file, indent=1, ensure_ascii=False)
+        json.dump({"format": FORMAT, "run": about, **record}, file, indent=1)
         file.write("\n")
 
 
@@ -103,16 +122,6 @@ def of_run(run: Path, digest: str) -> dict[str, Any] | None:
         print(f"{place}: is of another run (its SHA-256 differs) and is not used", file=sys.stderr)
         return None
     return record
-
-
-def of_object(read: dict[str, Any]) -> str:
-    """What tells topics (or exclusions) from others, whatever file they came from."""
-    return fingerprint.of_text(json.dumps(read, ensure_ascii=False))
-
-
-def of_index(directory: Path) -> str:
-    """What tells one index from another: its vectors and docids."""
-    return fingerprint.of_files([directory / "index", directory / "docid"])
 
 
 def versions() -> dict[str, str]:

@@ -18,13 +18,14 @@ from e2rank_pyserini.inputs import (
     corpus_source,
     document_template,
     exclusions_of,
+    fingerprints,
     loaded_encoder,
     named_dataset,
     opened_index,
     rerank_task,
     topics_of,
 )
-from e2rank_pyserini.outputs import Used, report, run_tag, write_with_record
+from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import check_known, missing, prompt_vectors, rescore
 from e2rank_pyserini.timing import timed
@@ -51,13 +52,13 @@ class Refining:
         check_known(self.first, self.topics)
         with timed("load"):
             self.index = opened_index(arguments)
+        self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
+        self.inputs = fingerprints(arguments, self.topics, self.excluded, source=self.source, index=arguments.index)
         self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
-        self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
         self.texts: dict[str, str] = {}
-        self.window = arguments.window or (
-            min(self.encoder.spec.window, arguments.depth) if arguments.by == "prompt" else _PRF_WINDOW
-        )
+        most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
+        self.window = arguments.window or (most if whole else min(most, arguments.depth))
 
     def passes(self) -> Run:
         """The run after all passes."""
@@ -76,12 +77,7 @@ class Refining:
         if self.source is None:
             raise E2RankError("name the documents with --corpus PATH or --dataset")
         with timed("read"):
-            found = corpora.find(self.source, wanted)
-        if len(found) < len(wanted):
-            raise E2RankError(
-                f"document {min(wanted - found.keys())}: in the run but not in the corpus "
-                f"({len(wanted) - len(found)} such)"
-            )
+            found = corpora.find_all(self.source, wanted)
         template = document_template(self.index, self.data)
         self.texts |= {docid: document_text(one.title, one.text, template) for docid, one in found.items()}
 
@@ -90,7 +86,7 @@ class Refining:
         """qid -> (dim,): the plain queries of the run."""
         asked = {qid: query for qid, query in self.topics.items() if qid in self.first}
         task = self.data.spec.retrieval_task if self.data else None
-        if self.arguments.by == "query" and self.arguments.task not in ("generic", "dataset"):
+        if self.arguments.by == "query" and self.arguments.task not in (None, "generic", "dataset"):
             task = self.arguments.task
         return dict(zip(asked, self.encoder.encode_queries(list(asked.values()), task), strict=True))
 
@@ -120,8 +116,7 @@ class Refining:
         read = self.arguments.by if self.arguments.by != "prompt" else self.encoder.spec.prompt
         tag = f"{run_tag(self.encoder)}-{read}{self.window if read != 'query' else ''}{'-whole' if self.whole else ''}"
         tally = self.encoder.tally
-        used = Used(self.topics, self.excluded, self.source, self.index, self.encoder, self._prompt())
-        write_with_record(self.arguments, run, tag, used)
+        write_with_record(self.arguments, run, tag, Used(self.inputs, self.encoder, self._prompt()))
         if tally.prompts:
             print(
                 f"prompt {self.encoder.spec.prompt}, window {self.window}: {tally.prompt_documents_truncated} of "
@@ -145,7 +140,9 @@ class Refining:
     def _scored(self, run: Run, vectors: dict[str, Vectors]) -> Run:
         if self.whole:
             hits = self.arguments.hits
-            found = search_again(vectors, self.index, hits=hits + most_excluded(self.excluded, vectors))
+            asked = hits + most_excluded(self.excluded, vectors)
+            found = search_again(vectors, self.index, hits=asked)
+            tell_few("feedback", found, asked, len(self.index))
             return admitted(found, self.excluded, hits)[0]
         self.need(missing(run, self.index, depth=self.arguments.depth))
         return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)

@@ -94,6 +94,8 @@ def _facts(
         "judgments": arguments.qrels or (data.qrels_file() if data else None),
         "topics": arguments.topics or (data.topics_file() if data else None),
     }
+    excluded = arguments.excluded or (data.excluded_file() if data else None)
+    others |= {"excluded documents": excluded} if excluded else {}
     files += [(what, str(path), sha256(Path(path))) for what, path in others.items() if path]
     settings = {
         "least relevant grade (MAP, R, MRR, movement)": str(relevance),

@@ -1,6 +1,5 @@
 """`e2rank rerank` and `e2rank feedback`: a run -> a better run, over its own hits or over the whole index."""
 
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ _READERS = {  # which rules read what an option sets
     "order": ("prompt",),
     "seed": ("prompt",),
     "prompt": ("prompt",),
+    "task": ("prompt", "query"),
     "noun": ("prompt",),
     "stride": ("prompt",),
     "rocchio_alpha": ("rocchio",),
@@ -40,22 +40,20 @@ def feedback(arguments: Namespace) -> None:
     """Run -> run from the whole index, searched with what the run's first hits say."""
     from e2rank_pyserini.refining import Refining
 
-    job = Refining(arguments, _checked(arguments), whole=True)
+    job = Refining(arguments, _checked(arguments, whole=True), whole=True)
     run = job.passes()
-    if arguments.hits > len(job.index):
-        print(
-            f"e2rank feedback: asked for {arguments.hits} hits, the index holds {len(job.index)} documents",
-            file=sys.stderr,
-        )
     job.write(run, f"hits {arguments.hits}")
 
 
-def _checked(arguments: Namespace) -> dict[str, float]:
+def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
     """The weights of --interpolate; raises E2RankError for options that contradict each other."""
     from e2rank_pyserini.provenance import check_replaceable
     from e2rank_pyserini.types import E2RankError
 
-    check_replaceable(Path(arguments.output))
+    output = Path(arguments.output)
+    check_replaceable(output)
+    if output.exists() and Path(arguments.run).exists() and output.samefile(arguments.run):
+        raise E2RankError(f"{output}: is the run that is read; choose another name")
     by, weights = arguments.by, dict(arguments.interpolate or ())
     for option, readers in _READERS.items():
         if getattr(arguments, option) is not None and by not in readers:
@@ -63,7 +61,9 @@ def _checked(arguments: Namespace) -> dict[str, float]:
             raise E2RankError(f"--by {by} {what}: --{option.replace('_', '-')} does not go with it")
     if arguments.seed is not None and arguments.order != "shuffle":
         raise E2RankError("--seed goes with --order shuffle")
-    if arguments.window and arguments.window > arguments.depth:
+    if arguments.task == "dataset" and not arguments.dataset:
+        raise E2RankError("--task dataset needs --dataset")
+    if not whole and arguments.window and arguments.window > arguments.depth:
         raise E2RankError(f"window {arguments.window}: expected 1 to depth ({arguments.depth})")
     if arguments.stride and (weights or arguments.adaptive is not None):
         raise E2RankError("--stride slides over whole windows: --interpolate and --adaptive do not go with it")
@@ -147,9 +147,9 @@ def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
     parser.add_argument("--prompt", choices=VARIANTS, help="variant of the listwise prompt (default: the model's)")
     parser.add_argument(
         "--task",
-        default="generic",
         metavar="generic|dataset|TEXT",
-        help="reranking task: the paper's generic one (default), the data set's own, or a text",
+        help="task of the prompt: the paper's generic one (default), the data set's own, or a text (with --by query "
+        "the retrieval task, by default the data set's)",
     )
     parser.add_argument("--noun", metavar="WORD", help="what the prompt calls the list (default: as the task's)")
     parser.add_argument("--order", choices=ORDERS, help="in which the prompt reads its documents (default: initial)")
@@ -162,10 +162,10 @@ def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
         "is below SHARE",
     )
     parser.add_argument(
-        "--rocchio-alpha", type=float, metavar="A", help="weight of the query (default 1; Pyserini 0.9)"
+        "--rocchio-alpha", type=_number, metavar="A", help="weight of the query (default 1; Pyserini 0.9)"
     )
     parser.add_argument(
-        "--rocchio-beta", type=float, metavar="B", help="weight of the documents' mean (default 0.5; Pyserini 0.1)"
+        "--rocchio-beta", type=_number, metavar="B", help="weight of the documents' mean (default 0.5; Pyserini 0.1)"
     )
     parser.add_argument("--passes", type=positive, default=1, metavar="N", help="each pass reads what the last gave")
     parser.add_argument(
@@ -178,19 +178,22 @@ def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
     )
 
 
+def _number(word: str, most: float = 1e6) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most:  # nor nan
+        raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {word!r}")
+    return number
+
+
 def _share(word: str) -> float:
-    share = float(word)
-    if not 0 <= share <= 1:
-        raise ArgumentTypeError(f"expected a number from 0 to 1, got {word}")
-    return share
+    return _number(word, 1)
 
 
 def _weight(word: str) -> tuple[str, float]:
-    name, _, number = word.partition("=")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = -1.0
-    if not name or not 0 <= weight < float("inf"):
-        raise ArgumentTypeError(f"expected SCORE=WEIGHT with a weight of at least 0, got {word!r}")
-    return name, weight
+    name, is_given, number = word.partition("=")
+    if not name or not is_given:
+        raise ArgumentTypeError(f"expected SCORE=WEIGHT, got {word!r}")
+    return name, _number(number)

@@ -1,10 +1,10 @@
 """`e2rank rerun`: make a run again from RUN.json, and say whether it came out the same to the byte."""
 
+import contextlib
 import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,55 @@ def rerun(arguments: Namespace) -> None:
     from e2rank_pyserini import fingerprint, provenance
     from e2rank_pyserini.types import E2RankError
 
-    record = provenance.read(Path(arguments.record))
+    place = Path(arguments.record).absolute()
+    record = provenance.read(place)
+    kept = Path(arguments.output).absolute() if arguments.output else None
+    if kept is not None:
+        if kept == place.with_name(record["run"]["file"]):
+            raise E2RankError(f"{arguments.output}: is the recorded run itself; choose another name")
+        provenance.check_replaceable(kept)
     _check_inputs(arguments.record, record)
     _tell_differences(record)
     with tempfile.TemporaryDirectory() as temporary:
-        output = Path(arguments.output).absolute() if arguments.output else Path(temporary) / record["run"]["file"]
+        output = kept or Path(temporary) / record["run"]["file"]
         words = [*record["command"], "--output", str(output)]  # the last one counts
         if record.get("threads"):
             words += ["--threads", str(record["threads"])]
-        done = subprocess.run([sys.executable, "-m", "e2rank_pyserini", *words], cwd=record["directory"], check=False)
-        if done.returncode:
+        # -P: the package that is installed, not one that may lie in the record's directory
+        command = [sys.executable, "-P", "-m", "e2rank_pyserini", *words]
+        done = subprocess.run(command, cwd=record["directory"], check=False)
+        if done.returncode or not output.is_file():
             raise E2RankError(f"{arguments.record}: its command failed; its reason is above")
         made = fingerprint.sha256(output)
         if made != record["run"]["sha256"]:
-            raise E2RankError(f"{arguments.record}: came out differently: {_difference(arguments.record, output)}")
+            told = [*_changed(record, provenance.read(provenance.beside(output))), _difference(place, record, output)]
+            raise E2RankError(f"{arguments.record}: came out differently: {'; '.join(told)}")
     print(f"identical: {record['run']['file']} sha256 {made}")
 
 
 def _check_inputs(name: str, record: dict[str, Any]) -> None:
     """Refuse, before any work, what cannot give the same run: an input that is gone or has changed."""
-    from e2rank_pyserini import corpus, fingerprint, provenance
+    from e2rank_pyserini.inputs import exclusions_of, fingerprints, named_dataset, topics_of
     from e2rank_pyserini.types import E2RankError
 
-    place = Path(record["directory"])
-    if not place.is_dir():
-        raise E2RankError(f"{name}: was made in {place}, which is not there")
-    tell: dict[str, Callable[[str], str]] = {
-        "run": lambda path: fingerprint.sha256(place / path),
-        "index": lambda path: provenance.of_index(place / path),
-        "corpus": lambda path: path if path.startswith(corpus.LUCENE) else corpus.fingerprint(str(place / path)),
-    }
-    for kind, kept in record["inputs"].items():
-        if kind not in tell:
-            continue
-        path, before = str(kept.get("path")), kept.get("sha256") or kept.get("fingerprint")
-        try:
-            now = tell[kind](path)
-        except OSError as error:
-            raise E2RankError(f"{name}: its {kind} {path} cannot be read: {error.strerror}") from error
-        if now != before:
-            raise E2RankError(f"{name}: its {kind} {path} has changed since (then {before}, now {now})")
+    options = Namespace(**record["options"])
+    paths = {kind: kept.get("path") for kind, kept in record["inputs"].items()}
+    try:
+        with contextlib.chdir(record["directory"]):  # where its paths begin
+            data = named_dataset(options)
+            topics, excluded = topics_of(options, data), exclusions_of(options, data)
+            now = fingerprints(options, topics, excluded, source=paths.get("corpus"), index=paths.get("index"))
+    except AttributeError as error:
+        raise E2RankError(f"{name}: its options are not those of this version: {error}") from error
+    except OSError as error:
+        raise E2RankError(f"{name}: {error.filename}: cannot be read: {error.strerror}") from error
+    except E2RankError as error:
+        raise E2RankError(f"{name}: {error}") from error
+    for kind in sorted(record["inputs"].keys() | now.keys()):
+        then, new = record["inputs"].get(kind), now.get(kind)
+        if then != new or None in (then or {}).values():
+            path = (then or new or {}).get("path")
+            raise E2RankError(f"{name}: its {kind} {path} has changed since, or is no file (then {then}, now {new})")
 
 
 def _tell_differences(record: dict[str, Any]) -> None:
@@ -67,13 +76,26 @@ def _tell_differences(record: dict[str, Any]) -> None:
             print(f"e2rank rerun: {key}: then {then.get(key)}, now {now.get(key)}", file=sys.stderr)
 
 
-def _difference(name: str, made: Path) -> str:
+def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the new run was made with that the old one was not."""
+    found = []
+    for kind in ("model", "dtype", "device", "device_name", "prompt", "inputs"):
+        old, new = then.get(kind), now.get(kind)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"another {kind} ({key})" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+        elif old != new:
+            found.append(f"another {kind} ({old}, now {new})")
+    return found
+
+
+def _difference(place: Path, record: dict[str, Any], made: Path) -> str:
     """The first line that differs from the run beside the record, where that is still the recorded one."""
+    from e2rank_pyserini import fingerprint
     from e2rank_pyserini.trec import read_lines
 
-    recorded = Path(name.removesuffix(".json"))
-    if not recorded.is_file():
-        return f"{recorded} is not there to compare with"
+    recorded = place.with_name(record["run"]["file"])
+    if not recorded.is_file() or fingerprint.sha256(recorded) != record["run"]["sha256"]:
+        return f"the recorded run is no longer at {recorded}"
     lines = zip(read_lines(recorded), read_lines(made), strict=False)
     for number, (old, new) in enumerate(lines, start=1):
         if old != new:

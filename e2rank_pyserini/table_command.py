@@ -82,7 +82,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
             runs["query"] = one.reranked(first, arguments.encoder, "query")
             by["query"] = ["--by", "query", "--task", one.spec.retrieval_task]
         for column, more in by.items():
-            if _stale(runs[column], first, index / "e2rank.json"):
+            if _stale(runs[column], first, index / "e2rank.json", *one.topics_files()):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
                 command(["rerank", *one.words, *encoder, *where, *more])
         ours = {key: evaluate(read_run(path), qrels, relevance=one.spec.relevance) for key, path in runs.items()}
@@ -96,7 +96,7 @@ def _bm25(one: "Benchmark", command: Command) -> Path:
     from e2rank_pyserini.corpus import is_lucene
 
     output = Path("runs") / f"{one.topics}.bm25.trec"
-    if _stale(output, Path(one.corpus)):
+    if _stale(output, Path(one.corpus), *one.topics_files()):
         index = [] if is_lucene(one.corpus) else ["--index", f"indexes/{mark(one.folder)}.bm25"]
         command(["bm25", *one.words, "--corpus", one.corpus, *index, "--output", str(output)])
     return output
@@ -104,7 +104,7 @@ def _bm25(one: "Benchmark", command: Command) -> Path:
 
 def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], command: Command) -> Path:
     output = one.dense(model)
-    if _stale(output, index / "e2rank.json"):
+    if _stale(output, index / "e2rank.json", *one.topics_files()):
         where = ["--index", str(index), "--corpus", one.corpus, "--task", one.spec.retrieval_task]
         command(["search", *one.words, *encoder, *where, "--output", str(output)])
     return output
@@ -119,14 +119,11 @@ def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
     """A corpus of the documents that will be rescored: the first 100 of every first stage. Returns its path."""
     from e2rank_pyserini import corpus as corpora
     from e2rank_pyserini.trec import atomic, read_run
-    from e2rank_pyserini.types import E2RankError
 
     path = Path("indexes") / f"{one.topics}.candidates.jsonl"
     if _stale(path, *stages.values(), Path(one.corpus)):
         wanted = {hit.docid for run in stages.values() for hits in read_run(run).values() for hit in hits[:DEPTH]}
-        found = corpora.find(one.corpus, wanted)
-        if len(found) < len(wanted):
-            raise E2RankError(f"document {min(wanted - found.keys())}: in a run of {one.name} but not in its corpus")
+        found = corpora.find_all(one.corpus, wanted)
         with atomic(path) as file:
             for docid in sorted(found):
                 _, title, text = found[docid]

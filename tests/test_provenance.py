@@ -19,7 +19,9 @@ def reranked(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path) -> Pat
     shutil.copy(toy_run, tmp_path / "first.trec")
     shutil.copytree(tiny_index, tmp_path / "index")
     shutil.copytree(beir, tmp_path / "toy")
+    (tmp_path / "excluded.txt").write_text("007 000\n")
     words = ["--run", "first.trec", "--dataset", "toy", "--index", "index", "--window", "4", "--output", "out.trec"]
+    words += ["--excluded", "excluded.txt"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert main(["rerank", *words]) == 0
@@ -55,7 +57,8 @@ def test_the_record_says_what_made_the_run(reranked: Path, tiny_model: Path):
     assert record["prompt"]["task"].startswith("Given a web search query and some relevant documents")
     first = hashlib.sha256((reranked.parent / "first.trec").read_bytes()).hexdigest()
     assert record["inputs"]["run"] == {"path": "first.trec", "sha256": first}
-    assert record["inputs"].keys() == {"run", "topics", "index", "corpus"}
+    assert record["inputs"].keys() == {"run", "topics", "excluded", "index", "corpus"}
+    assert record["inputs"]["excluded"]["path"] == "excluded.txt"
     assert record["counts"]["prompts"] == 6
     assert record["counts"]["prompt_documents"] == 24
     assert record["dtype"] == "float32"
@@ -90,6 +93,10 @@ def swap_lines(path: Path) -> None:
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
 
 
+def reword(path: Path) -> None:
+    path.write_text(path.read_text().replace('"text": "', '"text": "more '))
+
+
 def flip_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -100,10 +107,13 @@ def flip_byte(path: Path) -> None:
     ("file", "change", "told"),
     [
         ("first.trec", swap_lines, "its run first.trec has changed since"),
-        ("first.trec", Path.unlink, "its run first.trec cannot be read: No such file"),
+        ("first.trec", Path.unlink, "its run first.trec has changed since, or is no file"),
         ("index/index", flip_byte, "its index index has changed since"),
         ("index/docid", swap_lines, "its index index has changed since"),
-        ("index", shutil.rmtree, "its index index cannot be read"),
+        ("index", shutil.rmtree, "index/index: cannot be read: No such file"),
+        ("toy/queries.jsonl", reword, "its topics toy has changed since"),
+        ("excluded.txt", lambda path: path.write_text("007 001\n"), "its excluded excluded.txt has changed since"),
+        ("toy", shutil.rmtree, "data set 'toy': expected a folder"),
         ("toy/corpus.jsonl", lambda path: path.write_text(path.read_text() + "\n"), "its corpus toy/corpus.jsonl has"),
     ],
 )
@@ -124,6 +134,54 @@ def test_a_run_that_comes_out_differently_is_an_error(reranked: Path, capfd: pyt
     rewrite(reranked, run={**record_of(reranked)["run"], "sha256": sha256(reranked)})
     assert main(["rerun", f"{reranked}.json"]) == 1
     assert f"came out differently: {reranked}:1: " in capfd.readouterr().err
+    swap_lines(reranked)
+    assert main(["rerun", f"{reranked}.json"]) == 1
+    assert f"came out differently: the recorded run is no longer at {reranked}" in capfd.readouterr().err
+
+
+def test_another_model_is_named(reranked: Path, capfd: pytest.CaptureFixture[str]):
+    model = {**record_of(reranked)["model"], "query": "another template {query}"}
+    rewrite(reranked, model=model, run={**record_of(reranked)["run"], "sha256": "00"})
+    assert main(["rerun", f"{reranked}.json"]) == 1
+    assert "came out differently: another model (query); " in capfd.readouterr().err
+
+
+def test_rerun_uses_as_many_threads_and_the_package_that_is_installed(reranked: Path, tmp_path: Path):
+    rewrite(reranked, threads=1)
+    (reranked.parent / "e2rank_pyserini").mkdir()
+    (reranked.parent / "e2rank_pyserini" / "__main__.py").write_text("raise SystemExit(3)\n")
+    assert main(["rerun", f"{reranked}.json", "--output", str(tmp_path / "again")]) == 0
+    assert record_of(tmp_path / "again")["threads"] == 1
+
+
+@pytest.mark.parametrize("place", ["out.trec", "out.trec.json", "toy/corpus.jsonl"])
+def test_rerun_writes_over_nothing(reranked: Path, place: str, monkeypatch: pytest.MonkeyPatch, capfd):
+    (reranked.parent / "toy" / "corpus.jsonl.json").write_text("{}")
+    monkeypatch.chdir(reranked.parent)
+    before = {path: path.read_bytes() for path in reranked.parent.rglob("*") if path.is_file()}
+    assert main(["rerun", "out.trec.json", "--output", place]) == 1
+    assert capfd.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in reranked.parent.rglob("*") if path.is_file()} == before
+
+
+def test_the_run_that_is_read_is_not_written_over(reranked: Path, capfd: pytest.CaptureFixture[str]):
+    place = reranked.parent
+    words = ["--run", str(place / "first.trec"), "--dataset", str(place / "toy"), "--index", str(place / "index")]
+    assert main(["rerank", *words, "--output", str(place / "toy" / ".." / "first.trec")]) == 1
+    assert "first.trec: is the run that is read" in capfd.readouterr().err
+    assert main(["convert", str(reranked), "--output", f"{reranked}.json"]) == 1
+    assert "out.trec.json: is the record of the run out.trec" in capfd.readouterr().err
+
+
+def test_a_lucene_index_as_corpus_is_known_again(beir: Path, toy_run: Path, tiny_index: Path, tmp_path: Path):
+    from e2rank_pyserini.corpus import documents, fingerprint
+    from e2rank_pyserini.pyserini.bm25 import build_lucene
+
+    build_lucene(documents(str(beir)), tmp_path / "lucene", "x")
+    shutil.copytree(tmp_path / "lucene", tmp_path / "copy")
+    assert fingerprint(str(tmp_path / "lucene")) == fingerprint(str(tmp_path / "copy"))
+    (tmp_path / "copy" / "more").write_text("x")
+    assert fingerprint(str(tmp_path / "lucene")) != fingerprint(str(tmp_path / "copy"))
 
 
 def test_other_versions_are_said(reranked: Path, capfd: pytest.CaptureFixture[str]):
@@ -147,6 +205,11 @@ def test_a_record_of_another_file_is_no_record(reranked: Path, capfd: pytest.Cap
         ("[]", "expected the record of a run"),
         ('{"format": 2}', "expected the record of a run"),
         ('{"format": 1, "run": []}', "x.json: run: not as format 1 has it: []"),
+        ('{"format": 1, "run": {"sha256": "0", "topics": 1, "file": "../x"}}', "x.json: run: not as format 1 has it"),
+        (
+            '{"format": 1, "run": {"sha256": "0", "topics": 1, "file": "x"}, "command": ["export"]}',
+            "x.json: command: not as format 1 has it",
+        ),
         ("\xff", "x.json: not UTF-8"),
     ],
 )

@@ -54,7 +54,7 @@ def put_kept(path: str, **changes: Any) -> None:
         "inputs": {},
         "directory": "/",
         "versions": {},
-        "machine": {},
+        "machine": {"processor": "a processor"},
         "options": {"command": "rerank", "output": path},
         "seconds": {
             "load": 9.0,
@@ -250,12 +250,24 @@ def test_latency_window_and_commands(words: list[str], tmp_path: Path, capsys: p
     assert "one: 0.17 seconds a query, nDCG@10 " in alts[3]
     assert re.search(r"tiny on script>.*: window 2 \d+\.\d\d \(.*\), window 8 \d", alts[4])
     (costs,) = [table for table in page.tables if "seconds a query" in table[0]]
-    assert costs[1] == ["one", "0.1700", "0.0100", "0.1000", "0.0500", "0.0050", "0.0050", "cpu", "2", "float32"]
+    assert costs[1] == [
+        "one",
+        "0.1700",
+        "0.0100",
+        "0.1000",
+        "0.0500",
+        "0.0050",
+        "0.0050",
+        "a processor",
+        "cpu",
+        "2",
+        "float32",
+    ]
     assert "e2rank rerank --run 'first run.trec'" in page.text
     put_kept(words[3], prompt={**prompt, "window": 8}, inputs=inputs, options={"command": "feedback"})
     assert "The window of the prompt" not in made([*words, "--overwrite"], tmp_path).text
     put_kept(words[3], prompt={**prompt, "window": 8, "noun": "Passages"}, inputs=inputs)  # differs in more
-    put_kept(words[2], run={"sha256": "00", "topics": 12})
+    put_kept(words[2], run={"file": "x", "sha256": "00", "topics": 12})
     capsys.readouterr()
     page = made([*words, "--overwrite"], tmp_path)
     assert "one.trec.json: is of another run (its SHA-256 differs) and is not used" in capsys.readouterr().err

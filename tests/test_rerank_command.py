@@ -107,6 +107,27 @@ def test_interpolation_with_all_the_weight_on_one_score_is_its_order(made: Made,
     assert docids(found) == docids(by_query)
 
 
+def test_an_adaptive_window_is_scaled_by_depth(made: Made, toy_run: Path, tmp_path: Path):
+    scores = [9.0, 8.5, 5.0, *(-float(n) / 100 for n in range(27))]
+    steep = {
+        qid: [Hit(hit.docid, score) for hit, score in zip(hits, scores, strict=True)]
+        for qid, hits in read_run(toy_run).items()
+    }
+    write_run(tmp_path / "steep", steep, "x")
+    for depth, window in (("3", "2"), ("30", "3")):  # 1, 0.875, 0 of three; 1, 0.95, 0.57, 0.03 of thirty
+        words = ["rerank", "--depth", depth, "--cut"]
+        adaptive = made(*words, "--adaptive", "0.5", "--window", "3", run=tmp_path / "steep", name="a")
+        close(adaptive, made(*words, "--window", window, run=tmp_path / "steep", name="b"))
+
+
+def test_the_task_of_a_plain_query_is_the_retrieval_task(made: Made, beir: Path, tiny_index: Path, tmp_path: Path):
+    words = ["--dataset", str(beir), "--index", str(tiny_index), "--hits", "30", "--task", "Sort them"]
+    assert main(["search", *words, "--output", str(tmp_path / "searched")]) == 0
+    by_query = made("rerank", "--by", "query", "--task", "Sort them", run=tmp_path / "searched")
+    close(by_query, read_run(tmp_path / "searched"))
+    assert by_query != made("rerank", "--by", "query", run=tmp_path / "searched", name="other")
+
+
 def test_an_adaptive_window_of_one_document_is_a_window_of_one(made: Made):
     close(made("rerank", "--adaptive", "1"), made("rerank", "--window", "1", name="one"))
 
