@@ -45,7 +45,7 @@ TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz 
 FROM   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid feedback eval table train-embedded test lint
+.PHONY: help install index search bm25 rerank hybrid feedback eval report table train-embedded test lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ feedback: eval ## rerank, and the whole index searched again with the prompt's v
 
 eval: $(FIRST) $(RERANKED) $(SEARCHED) ## one table for the first stages and their reranked runs
 	@$(E2RANK) eval $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
+
+report: $(FIRST) $(RERANKED) $(SEARCHED) ## the table's runs against the first, as a page with pictures in runs/
+	$(E2RANK) report $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank)) $(SEARCHED) --output runs/$(TOPICS).$(NAME).report --overwrite
 
 table: $(READY) ## the paper's table beside MODEL's, over every data set that is here (or in the folder DATA)
 	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)

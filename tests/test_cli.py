@@ -173,6 +173,13 @@ def test_make_feedback_searches_the_whole_index_again():
     assert "feedback" not in make("rerank")
 
 
+def test_make_report_shows_what_rerank_makes():
+    line = make("report").splitlines()[-1]
+    assert "report --dataset semanlink --split demo runs/semanlink.demo.bm25.trec " in line
+    assert "runs/semanlink.demo.e2rank-minilm.dense.e2rank.trec" in line
+    assert "--output runs/semanlink.demo.e2rank-minilm.report --overwrite" in line
+
+
 def test_make_names_another_setting_another_file(tmp_path: Path):
     (tmp_path / "mine.trec").write_text("1 Q0 a 1 1 x\n")
     run = f"RUN={tmp_path}/mine.trec"
