@@ -29,20 +29,23 @@ CHAT = (
 _MEDIAN_WORDS, _SPREAD, _MOST_WORDS = 190, 0.55, 1500
 
 
-def qwen3(place: Path, texts: Sequence[str], *, layers: int, seed: int = 0) -> Path:
-    """Write a Qwen3 with random weights (bfloat16) and Qwen3-0.6B's width, and a BPE tokenizer trained on `texts`."""
+def qwen3(place: Path, texts: Sequence[str], *, layers: int, width: int = 1024) -> Path:
+    """Write a Qwen3 with random weights (bfloat16), and a BPE tokenizer trained on `texts`.
+
+    At width 1024 its layers are those of Qwen3-0.6B.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = _tokenizer(texts)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=1024,
-        intermediate_size=3072,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=8,
-        head_dim=128,
+        head_dim=width // 8,
         max_position_embeddings=40960,
         tie_word_embeddings=True,
     )
