@@ -5,7 +5,7 @@
 DIR is a BEIR folder (scifact, cranfield). The corpus is encoded once (Flat), every other kind is filled with the stored
 vectors by the code of `e2rank index`. recall@100: how much of Flat's first 100 a kind finds, mean over the topics.
 queries/s: all topics in one call, all threads, the kinds in turn. nDCG@10 of a kind's own dense run, and of *Flat's*
-run reranked (depth 100, the model's window) with the vectors that the kind gives back: what quantised vectors cost there.
+run reranked (depth 100, the model's window) with the vectors that the kind gives back: what quantised vectors cost.
 `p` are paired t-tests of both against Flat's over the judged topics.
 """
 
@@ -37,8 +37,17 @@ MEASURE = "nDCG@10"
 
 def kinds_for(documents: int, dim: int) -> list[str]:
     """Factory strings that this many vectors can train: FAISS asks for 39 vectors a centroid."""
-    lists = 2 ** int(math.log2(documents / 39))
-    return ["Flat", "SQfp16", "SQ8", "HNSW32", f"IVF{lists},Flat", f"IVF{lists},PQ{dim // 8}x6", f"PQ{dim // 4}x6"]
+    bits = min(8, int(math.log2(documents / 39)))
+    code, lists = f"x{bits}", 2**bits
+    return [
+        "Flat",
+        "SQfp16",
+        "SQ8",
+        "HNSW32",
+        f"IVF{lists},Flat",
+        f"IVF{lists},PQ{dim // 8}{code}",
+        f"PQ{dim // 4}{code}",
+    ]
 
 
 def built(flat: DenseIndex, vectors: Vectors, kind: str, place: Path) -> DenseIndex:
