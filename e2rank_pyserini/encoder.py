@@ -42,9 +42,10 @@ def embed(
 
 
 def is_causal(network: Any) -> bool:
-    """Whether every attention of the network looks back only, by what Transformers' modules say of themselves."""
-    said = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
-    return bool(said) and all(said)
+    """Whether every attention of the network looks back only, by what Transformers' modules and configuration say."""
+    attentions = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
+    configured = [module.config for module in network.modules() if hasattr(module, "config")]
+    return bool(attentions) and all(attentions) and all(getattr(one, "is_causal", True) for one in configured)
 
 
 def anchored(prompts: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:

@@ -104,14 +104,19 @@ def test_what_is_padded_after_a_text_is_not_read(encoder: E2RankEncoder):
 
 
 def test_only_a_decoder_is_causal(encoder: E2RankEncoder):
-    from transformers import BertConfig, BertModel, Qwen3Config, Qwen3Model
+    from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, Qwen3Config, Qwen3Model
 
     assert is_causal(encoder.network)
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     assert not is_causal(BertModel(BertConfig(vocab_size=9, **tiny)))
-    both_ways = Qwen3Model(Qwen3Config(vocab_size=9, num_key_value_heads=1, head_dim=8, **tiny))
-    both_ways.layers[0].self_attn.is_causal = False
-    assert not is_causal(both_ways)
+    assert not is_causal(MPNetModel(MPNetConfig(vocab_size=9, **tiny)))  # whose attention does not say
+    both_ways = Qwen3Config(vocab_size=9, num_key_value_heads=1, head_dim=8, **tiny)
+    both_ways.is_causal = False  # Transformers then builds masks that look forward, whatever the modules say
+    network = Qwen3Model(both_ways).eval()
+    assert not is_causal(network)
+    rows = [[1, 2, 3, 4, 5], [6, 7]]
+    expected = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in rows]
+    np.testing.assert_allclose(embed(network, *padded(rows), "last").detach().numpy(), expected, atol=1e-5)
 
 
 def test_rows_have_length_one_and_no_texts_give_no_rows(encoder: E2RankEncoder):
