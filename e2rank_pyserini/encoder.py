@@ -28,8 +28,9 @@ def embed(
     one's hidden state, `mean` their mean, `cls` the first one's. The same function serves training and inference.
     """
     ends = mask.sum(dim=1) if pooled is None else pooled  # (B,)
-    padded = not bool(mask.all())  # an all-ones mask only keeps attention from its fast causal path
-    hidden = network(input_ids=ids, attention_mask=mask if padded else None).last_hidden_state  # (B, T, D)
+    # a mask keeps attention from its fast path: leave it out where no real token could see a padded one anyway
+    needed = not (is_causal(network) or bool(mask.all()))
+    hidden = network(input_ids=ids, attention_mask=mask if needed else None).last_hidden_state  # (B, T, D)
     if pooling == "last":
         vectors = hidden[torch.arange(len(ids), device=ids.device), ends - 1]
     elif pooling == "mean":
@@ -38,6 +39,13 @@ def embed(
     else:
         vectors = hidden[:, 0]
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def is_causal(network: Any) -> bool:
+    """Whether every attention of the network looks back only, by what Transformers' modules and configuration say."""
+    attentions = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
+    configured = [module.config for module in network.modules() if hasattr(module, "config")]
+    return bool(attentions) and all(attentions) and all(getattr(one, "is_causal", True) for one in configured)
 
 
 def anchored(prompts: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 _CHUNK = 2048  # documents encoded together: large enough to sort by length, small enough to hold
 _ADD = 65536  # vectors handed to FAISS at a time
+_PIECE = 1 << 20  # bytes copied at a time
 _SAMPLE = 256  # training vectors per centroid, FAISS's own recommendation at most
 _VERSIONS = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy")
 
@@ -44,12 +46,16 @@ def build_index(
     factory string that FAISS refuses.
     """
     check_replaceable(directory, overwrite=overwrite)
-    index = _empty_index(encoder.dim, factory)
+    index = empty_index(encoder.dim, factory)
     before = copy.copy(encoder.tally)
     with built_aside(directory) as staging:
         count = _encode_all(corpus, encoder, staging, template)
-        _fill(index, np.memmap(staging / "vectors", dtype=np.float32, mode="r", shape=(count, encoder.dim)), factory)
-        faiss_module().write_index(index, str(staging / "index"))
+        if isinstance(index, faiss_module().IndexFlat):
+            write_flat(index, staging / "vectors", count, staging / "index")
+        else:
+            vectors = np.memmap(staging / "vectors", dtype=np.float32, mode="r", shape=(count, encoder.dim))
+            fill(index, vectors, factory)
+            faiss_module().write_index(index, str(staging / "index"))
         (staging / "vectors").unlink()
         counts = encoder.tally.since(before)
         sidecar = _describe(encoder, factory, template, count, counts, provenance or {})
@@ -98,7 +104,8 @@ def _chunks(corpus: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
-def _empty_index(dim: int, factory: str) -> Any:
+def empty_index(dim: int, factory: str) -> Any:
+    """An index of FAISS by its factory string. E2RankError for what FAISS, or we, cannot make of it."""
     faiss = faiss_module()
     if "fs" in factory and "IVF" in factory:
         raise E2RankError(f"index type {factory!r}: FAISS cannot give the vectors of a fast-scan IVF index back")
@@ -111,7 +118,8 @@ def _empty_index(dim: int, factory: str) -> Any:
         ) from error
 
 
-def _fill(index: Any, vectors: Vectors, factory: str) -> None:
+def fill(index: Any, vectors: Vectors, factory: str) -> None:
+    """Train an empty index where it needs that, and add the vectors (n, dim). FAISS holds the whole of it in memory."""
     ivf = faiss_module().try_extract_index_ivf(index)
     try:
         if not index.is_trained:
@@ -125,6 +133,19 @@ def _fill(index: Any, vectors: Vectors, factory: str) -> None:
         raise E2RankError(
             f"index type {factory!r}: FAISS could not build it from {len(vectors)} vectors: {reason}"
         ) from error
+
+
+def write_flat(index: Any, vectors: Path, count: int, output: Path) -> None:
+    """What FAISS would write of an empty Flat index filled with `count` vectors, copied from a raw file to a file.
+
+    FAISS's form is a header, the number of floats and the floats; the header tells the number of vectors behind four
+    bytes each of type and width. So no more than a piece of it is ever in memory.
+    """
+    empty = faiss_module().serialize_index(index).tobytes()
+    with output.open("wb") as written, vectors.open("rb") as raw:
+        written.write(empty[:8] + count.to_bytes(8, "little") + empty[16:-8])
+        written.write((count * index.d).to_bytes(8, "little"))
+        shutil.copyfileobj(raw, written, _PIECE)
 
 
 def _training_sample(index: Any, vectors: Vectors) -> Vectors:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from e2rank_pyserini.catalog import model
-from e2rank_pyserini.encoder import E2RankEncoder, batches
+from e2rank_pyserini.encoder import E2RankEncoder, batches, embed, is_causal, padded
 from e2rank_pyserini.loading import choose_dtype
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
@@ -87,6 +87,36 @@ def test_a_vector_does_not_depend_on_its_batch(encoder: E2RankEncoder):
     np.testing.assert_allclose(encoder.encode_documents(TEXTS), alone, atol=1e-5)
     backwards = encoder.encode_documents(TEXTS[::-1])[::-1]
     np.testing.assert_allclose(backwards, alone, atol=1e-5)
+
+
+def test_what_is_padded_after_a_text_is_not_read(encoder: E2RankEncoder):
+    """Padded rows of a decoder go without a mask, the hidden states of real tokens stay those of the text alone."""
+    import torch
+
+    rows = encoder.tokens.documents(["wing flow", *sentences(3, seed=4, least=30)])
+    ids, mask = padded(rows)
+    assert not mask.all()
+    with torch.no_grad():
+        for pooling, pooled in (("last", lambda states: states[-1]), ("mean", lambda states: states.mean(axis=0))):
+            found = embed(encoder.network, ids, mask, pooling).numpy()
+            expected = [plain.normalised(pooled(plain.hidden_states(encoder.network, row))) for row in rows]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_a_decoder_is_causal(encoder: E2RankEncoder):
+    from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, Qwen3Config, Qwen3Model
+
+    assert is_causal(encoder.network)
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    assert not is_causal(BertModel(BertConfig(vocab_size=9, **tiny)))
+    assert not is_causal(MPNetModel(MPNetConfig(vocab_size=9, **tiny)))  # whose attention does not say
+    both_ways = Qwen3Config(vocab_size=9, num_key_value_heads=1, head_dim=8, **tiny)
+    both_ways.is_causal = False  # Transformers then builds masks that look forward, whatever the modules say
+    network = Qwen3Model(both_ways).eval()
+    assert not is_causal(network)
+    rows = [[1, 2, 3, 4, 5], [6, 7]]
+    expected = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in rows]
+    np.testing.assert_allclose(embed(network, *padded(rows), "last").detach().numpy(), expected, atol=1e-5)
 
 
 def test_rows_have_length_one_and_no_texts_give_no_rows(encoder: E2RankEncoder):

@@ -9,7 +9,7 @@ import pytest
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex, faiss_package
-from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.indexing import build_index, empty_index, write_flat
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -74,6 +74,19 @@ def test_other_kinds_search_and_give_vectors_back(
     (hits,) = opened.search(vectors[5:6], 3)
     assert len(hits) == 3
     assert least < 0.9 or hits[0].docid == docids[5]
+
+
+@pytest.mark.parametrize("count", [1, 37, 70_000])
+def test_a_flat_index_is_written_as_faiss_writes_it(tmp_path: Path, count: int):
+    import faiss
+
+    vectors = np.random.default_rng(count).standard_normal((count, 9), dtype=np.float32)
+    (tmp_path / "vectors").write_bytes(vectors.tobytes())
+    write_flat(empty_index(9, "Flat"), tmp_path / "vectors", count, tmp_path / "ours")
+    expected = faiss.IndexFlatIP(9)
+    expected.add(vectors)
+    faiss.write_index(expected, str(tmp_path / "theirs"))
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 def test_ties_keep_the_corpus_order(tmp_path: Path, encoder: E2RankEncoder):
