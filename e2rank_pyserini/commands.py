@@ -67,7 +67,7 @@ def search(arguments: Namespace) -> None:
     found = dense(topics, opened, encoder, hits=asked, task=task)
     run = admitted_run(arguments, found, excluded, arguments.hits)
     write_with_record(arguments, run, run_tag(encoder), Used(inputs, encoder))
-    tell_few("search", found, asked, len(opened))
+    tell_few("search", found, asked, len(opened), arguments.hits)
     report(f"{len(topics)} topics, {encoder.tally.queries_truncated} truncated -> {arguments.output}")
 
 

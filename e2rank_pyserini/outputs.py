@@ -43,8 +43,11 @@ def write_with_record(arguments: Namespace, run: Run, tag: str, used: Used) -> N
     provenance.write(path, record, topics=len(run), hits=sum(map(len, run.values())))
 
 
-def tell_few(command: str, run: Run, asked: int, held: int) -> None:
-    """Say on stderr which topics got fewer hits than there are, and that more were asked for than there are."""
+def tell_few(command: str, run: Run, asked: int, held: int, hits: int) -> None:
+    """Say on stderr how many topics got fewer hits than an index that holds `held` documents has.
+
+    `asked`: how many were asked of it, for the `hits` that are wanted and those that are excluded.
+    """
     short = sum(len(hits) < min(asked, held) for hits in run.values())
     if short:
         print(
@@ -52,8 +55,8 @@ def tell_few(command: str, run: Run, asked: int, held: int) -> None:
             "an approximate index does not look everywhere",
             file=sys.stderr,
         )
-    if asked > held:
-        print(f"e2rank {command}: asked for {asked} hits, the index holds {held} documents", file=sys.stderr)
+    if hits > held:
+        print(f"e2rank {command}: asked for {hits} hits, the index holds {held} documents", file=sys.stderr)
 
 
 def report(what: str) -> None:

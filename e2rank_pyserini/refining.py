@@ -142,7 +142,7 @@ class Refining:
             hits = self.arguments.hits
             asked = hits + most_excluded(self.excluded, vectors)
             found = search_again(vectors, self.index, hits=asked)
-            tell_few("feedback", found, asked, len(self.index))
+            tell_few("feedback", found, asked, len(self.index), hits)
             return admitted(found, self.excluded, hits)[0]
         self.need(missing(run, self.index, depth=self.arguments.depth))
         return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)

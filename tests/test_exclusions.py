@@ -131,7 +131,7 @@ def test_search_still_gives_k_hits(beir: Path, tiny_index: Path, excluded: Path,
     assert read_run(tmp_path / "out") == expected
     assert {len(hits) for hits in expected.values()} == {7}
     told = capsys.readouterr().err
-    assert "e2rank search: 15 excluded hits removed, 0 queries left without hits" in told
+    assert "e2rank search: 15 excluded hits removed, 0 queries without hits" in told
     assert "fewer" not in told
 
 
