@@ -61,6 +61,11 @@ def page(
     if sweeps:
         sections["The window of the prompt"] = _window(pictures, sweeps)
     sections["How this page was made"] = _made(runs, facts)
+    return _whole(runs, sections)
+
+
+def _whole(runs: Sequence[Entry], sections: Mapping[str, str]) -> str:
+    """The page around its sections, by their headings."""
     title = f"{len(runs) - 1} run{'s' * (len(runs) > 2)} against {runs[0].name}"
     count = len(runs[0].main.by_topic)
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")

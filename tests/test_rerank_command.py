@@ -32,7 +32,7 @@ def docids(run: Run) -> dict[str, list[str]]:
     return {qid: [hit.docid for hit in hits] for qid, hits in run.items()}
 
 
-def close(left: Run, right: Run) -> None:
+def assert_same(left: Run, right: Run) -> None:
     """The same hits in the same order, scores equal as printed (ties in the last digit apart)."""
     assert docids(left) == docids(right)
     for qid, hits in left.items():
@@ -48,18 +48,18 @@ def brute_force(index: DenseIndex, vectors: np.ndarray, hits: int) -> list[list[
 def test_two_passes_are_the_command_run_twice(made: Made, tmp_path: Path):
     twice = made("rerank", "--passes", "2", "--depth", "12", "--window", "4", "--cut")
     made("rerank", "--depth", "12", "--window", "4", "--cut", name="one.trec")
-    close(twice, made("rerank", "--depth", "12", "--window", "4", "--cut", run=tmp_path / "one.trec"))
+    assert_same(twice, made("rerank", "--depth", "12", "--window", "4", "--cut", run=tmp_path / "one.trec"))
 
 
 def test_two_passes_over_the_whole_index_are_the_command_run_twice(made: Made, tmp_path: Path):
     twice = made("feedback", "--passes", "2", "--window", "4", "--hits", "20")
     made("feedback", "--window", "4", "--hits", "20", name="one.trec")
-    close(twice, made("feedback", "--window", "4", "--hits", "20", run=tmp_path / "one.trec"))
+    assert_same(twice, made("feedback", "--window", "4", "--hits", "20", run=tmp_path / "one.trec"))
 
 
 def test_one_window_over_everything_slides_nowhere(made: Made):
     whole = made("rerank", "--depth", "6", "--window", "6")
-    close(made("rerank", "--depth", "6", "--window", "6", "--stride", "3"), whole)
+    assert_same(made("rerank", "--depth", "6", "--window", "6", "--stride", "3"), whole)
 
 
 def test_sliding_windows_are_windows_reranked_one_after_the_other(made: Made, toy_run: Path, tmp_path: Path):
@@ -82,7 +82,7 @@ def test_the_order_of_the_prompt_is_that_of_a_run_in_this_order(made: Made, toy_
     }
     write_run(tmp_path / "reversed", reversed_run, "x")
     backwards = made("rerank", "--order", "reverse", "--window", "5")
-    close(backwards, made("rerank", "--window", "5", run=tmp_path / "reversed", name="other"))
+    assert_same(backwards, made("rerank", "--window", "5", run=tmp_path / "reversed", name="other"))
     assert backwards != made("rerank", "--window", "5", name="initial")
 
 
@@ -117,19 +117,19 @@ def test_an_adaptive_window_is_scaled_by_depth(made: Made, toy_run: Path, tmp_pa
     for depth, window in (("3", "2"), ("30", "3")):  # 1, 0.875, 0 of three; 1, 0.95, 0.57, 0.03 of thirty
         words = ["rerank", "--depth", depth, "--cut"]
         adaptive = made(*words, "--adaptive", "0.5", "--window", "3", run=tmp_path / "steep", name="a")
-        close(adaptive, made(*words, "--window", window, run=tmp_path / "steep", name="b"))
+        assert_same(adaptive, made(*words, "--window", window, run=tmp_path / "steep", name="b"))
 
 
 def test_the_task_of_a_plain_query_is_the_retrieval_task(made: Made, beir: Path, tiny_index: Path, tmp_path: Path):
     words = ["--dataset", str(beir), "--index", str(tiny_index), "--hits", "30", "--task", "Sort them"]
     assert main(["search", *words, "--output", str(tmp_path / "searched")]) == 0
     by_query = made("rerank", "--by", "query", "--task", "Sort them", run=tmp_path / "searched")
-    close(by_query, read_run(tmp_path / "searched"))
+    assert_same(by_query, read_run(tmp_path / "searched"))
     assert by_query != made("rerank", "--by", "query", run=tmp_path / "searched", name="other")
 
 
 def test_an_adaptive_window_of_one_document_is_a_window_of_one(made: Made):
-    close(made("rerank", "--adaptive", "1"), made("rerank", "--window", "1", name="one"))
+    assert_same(made("rerank", "--adaptive", "1"), made("rerank", "--window", "1", name="one"))
 
 
 @pytest.mark.parametrize(
