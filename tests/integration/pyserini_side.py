@@ -33,6 +33,16 @@ def dense_run(topics: str, index: str, encoder: str, hits: int, output: str) -> 
     _registered("pyserini.search.faiss", [*words, "--device", "cpu"])
 
 
+def feedback_vectors(query: list[float], documents: list[list[float]], weights: list[list[float]]) -> list[list[float]]:
+    """What DenseVectorAveragePrf makes of a query and its feedback, then DenseVectorRocchioPrf by each alpha, beta."""
+    import numpy as np
+    from pyserini.search.faiss._prf import DenseVectorAveragePrf, DenseVectorRocchioPrf, PrfDenseSearchResult
+
+    hits = [PrfDenseSearchResult(str(row), 0.0, np.array(vector)) for row, vector in enumerate(documents)]
+    rules = [DenseVectorAveragePrf(), *(DenseVectorRocchioPrf(*pair, 0.1, topk=3, bottomk=0) for pair in weights)]
+    return [rule.get_prf_q_emb(np.array(query), hits).tolist() for rule in rules]
+
+
 def dense_search(index: str, encoder: str, queries: dict[str, str], k: int, batch: bool = False) -> Found:
     """FaissSearcher with our query encoder."""
     from pyserini.search.faiss import FaissSearcher

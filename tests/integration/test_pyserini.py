@@ -662,3 +662,16 @@ def test_a_java_home_that_does_not_tell_its_version_is_not_trusted(tmp_path: Pat
     for home in (tmp_path, tmp_path / "absent"):
         monkeypatch.setenv("JAVA_HOME", str(home))
         assert java_home() == jdk()
+
+
+def test_feedback_rules_are_pyserinis(ask: Ask):
+    from e2rank_pyserini.feedback import average, rocchio
+
+    draw = np.random.default_rng(0)
+    query, documents = draw.standard_normal(8).astype(np.float32), draw.standard_normal((3, 8)).astype(np.float32)
+    weights = [(1.0, 0.5), (0.9, 0.1)]
+    told = {"query": query.tolist(), "documents": documents.tolist(), "weights": weights}
+    theirs, *by_weight = ask({"rules": ("feedback_vectors", told)})["rules"]
+    np.testing.assert_allclose(average(query, documents), theirs, rtol=1e-5)
+    for (alpha, beta), expected in zip(weights, by_weight, strict=True):
+        np.testing.assert_allclose(rocchio(query, documents, alpha=alpha, beta=beta), expected, rtol=1e-5)
