@@ -13,6 +13,7 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
 from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics
@@ -88,6 +89,13 @@ def fingerprints(
 
     `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes.
     """
+    with timed("read"):
+        return _fingerprints(arguments, topics, excluded, source, index)
+
+
+def _fingerprints(
+    arguments: Namespace, topics: Topics, excluded: Exclusions, source: str | None, index: str | None
+) -> dict[str, dict[str, str | None]]:
     named = arguments.topics or arguments.dataset
     found: dict[str, dict[str, str | None]] = {
         "topics": {"path": named, "fingerprint": fingerprint.of_text(json.dumps(topics))}

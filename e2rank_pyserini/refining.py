@@ -38,8 +38,9 @@ _PRF_WINDOW = 3  # Pyserini's --rocchio-topk
 class Refining:
     """The inputs of one command line, and the steps that each pass is made of.
 
-    `first` is the first-stage run, of its first `depth` hits where only those are rescored; `whole` says that the
-    index is searched instead. `weights` are those of the interpolated scores, empty for none.
+    `given` is the run as it was read, `first` what the passes begin with: all of it where the `whole` index is
+    searched, else its first `depth` hits, which are rescored. `weights` are those of the interpolated scores, empty for
+    none.
     """
 
     def __init__(self, arguments: Namespace, weights: dict[str, float], *, whole: bool) -> None:
@@ -47,9 +48,10 @@ class Refining:
         self.data = named_dataset(arguments)
         with timed("read"):
             self.excluded = exclusions_of(arguments, self.data)
-            self.first = admitted_run(arguments, read_run(Path(arguments.run)), self.excluded)
+            self.given = admitted_run(arguments, read_run(Path(arguments.run)), self.excluded)
             self.topics = topics_of(arguments, self.data)
-        check_known(self.first, self.topics)
+        check_known(self.given, self.topics)
+        self.first = self.given if whole else {qid: hits[: arguments.depth] for qid, hits in self.given.items()}
         with timed("load"):
             self.index = opened_index(arguments)
         self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None

@@ -28,12 +28,10 @@ def rerank(arguments: Namespace) -> None:
     from e2rank_pyserini.reranking import below
 
     job = Refining(arguments, _checked(arguments), whole=False)
-    first, depth = job.first, arguments.depth
-    job.first = {qid: hits[:depth] for qid, hits in first.items()}
     run = job.passes()
     if not arguments.cut:
-        run = {qid: hits + below(first[qid], depth) for qid, hits in run.items()}
-    job.write(run, f"depth {depth}")
+        run = {qid: hits + below(job.given[qid], arguments.depth) for qid, hits in run.items()}
+    job.write(run, f"depth {arguments.depth}")
 
 
 def feedback(arguments: Namespace) -> None:
@@ -41,8 +39,7 @@ def feedback(arguments: Namespace) -> None:
     from e2rank_pyserini.refining import Refining
 
     job = Refining(arguments, _checked(arguments, whole=True), whole=True)
-    run = job.passes()
-    job.write(run, f"hits {arguments.hits}")
+    job.write(job.passes(), f"hits {arguments.hits}")
 
 
 def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
