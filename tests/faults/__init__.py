@@ -1,0 +1,1 @@
+"""What bad days do: killed jobs, damaged files, full disks, nonsense as input. Short here; long with E2RANK_SOAK=1."""
