@@ -55,7 +55,7 @@ def built(flat: DenseIndex, vectors: Vectors, kind: str, place: Path) -> DenseIn
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     index = empty_index(flat.dim, kind)
-    fill(index, vectors, kind)
+    fill(index, lambda: [vectors], kind)
     faiss.write_index(index, str(place / "index"))
     for name in ("docid", "e2rank.json"):
         shutil.copy(flat.directory / name, place / name)

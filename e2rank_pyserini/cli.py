@@ -12,6 +12,7 @@ from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.convert_command import add_convert_parser
 from e2rank_pyserini.export_command import add_export_parser
+from e2rank_pyserini.index_command import add_index_parser
 from e2rank_pyserini.mteb_command import add_mteb_parser
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"e2rank-pyserini {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _index(commands.add_parser("index", help="encode a corpus into a FAISS index of Pyserini's form"))
+    add_index_parser(commands, (_dataset, _corpus, lambda parser: _model(parser, required=True)), _positive)
     _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     add_rerank_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
@@ -73,17 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser
-
-
-def _index(parser: argparse.ArgumentParser) -> None:
-    _dataset(parser)
-    _corpus(parser)
-    _model(parser, required=True)
-    parser.add_argument("--output", required=True, metavar="DIR", help="the index directory to make")
-    parser.add_argument(
-        "--index-type", default="Flat", metavar="FACTORY", help="FAISS factory string, inner product (default: Flat)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
 
 
 def _search(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from e2rank_pyserini import catalog, provenance
-from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
@@ -22,31 +21,6 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.timing import timed
-
-
-def index(arguments: Namespace) -> None:
-    """Corpus -> index directory."""
-    from e2rank_pyserini.indexing import build_index, check_replaceable
-
-    data = named_dataset(arguments)
-    source = corpus_source(arguments, data)
-    output = Path(arguments.output).absolute()
-    check_replaceable(output, overwrite=arguments.overwrite)
-    encoder = loaded_encoder(arguments, None)
-    template = data.spec.document if data else "{title} {text}"
-    sidecar = build_index(
-        corpora.documents(source),
-        encoder,
-        output,
-        factory=arguments.index_type,
-        template=template,
-        provenance={"corpus": source, "corpus_fingerprint": corpora.fingerprint(source)},
-        overwrite=arguments.overwrite,
-    )
-    report(
-        f"{sidecar['documents']} documents, {sidecar['tokens']} tokens, {sidecar['truncated']} truncated, "
-        f"{sidecar['empty']} empty -> {output}",
-    )
 
 
 def search(arguments: Namespace) -> None:

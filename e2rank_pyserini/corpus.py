@@ -1,24 +1,27 @@
 """Stream documents from BEIR or Pyserini JSONL (.gz too) or from a Lucene index; find the texts of a few docids."""
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini import java
+from e2rank_pyserini import java, storage
 from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
 
 LUCENE = "lucene:"
+_BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
 def documents(source: str) -> Iterator[Document]:
     """Every document of the corpus, once, in a fixed order.
 
-    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders too), the
-    directory of a Lucene index, or `lucene:NAME` for one of Pyserini's prebuilt indexes. Raises E2RankError with
+    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders too), any
+    of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for one of Pyserini's
+    prebuilt indexes. Raises E2RankError with
     file and line for a docid that is missing, has a blank or comes twice, for a text that is null or missing, and
     for an empty corpus.
     """
@@ -30,6 +33,16 @@ def documents(source: str) -> Iterator[Document]:
         yield document
     if not seen:
         raise E2RankError(f"{source}: the corpus is empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """`documents` of a source, which can be gone through again, by another process too."""
+
+    source: str
+
+    def __iter__(self) -> Iterator[Document]:
+        return documents(self.source)
 
 
 def find(source: str, docids: Collection[str]) -> dict[str, Document]:
@@ -64,7 +77,10 @@ def find_all(source: str, docids: Collection[str]) -> dict[str, Document]:
 
 def is_lucene(source: str) -> bool:
     """Whether the corpus is a Lucene index, by name or by its segments file."""
-    return source.startswith(LUCENE) or (Path(source).is_dir() and any(Path(source).glob("segments_*")))
+    if source.startswith(LUCENE) or storage.is_remote(source):
+        return source.startswith(LUCENE)
+    path = storage.local(source)
+    return path.is_dir() and any(path.glob("segments_*"))
 
 
 def lucene_searcher(source: str) -> Any:
@@ -98,28 +114,47 @@ def fingerprint(source: str) -> str:
     """What tells one corpus from another without reading it: its files' names and sizes, or a prebuilt index's name."""
     if source.startswith(LUCENE):
         return source
-    found = sorted(Path(source).iterdir()) if is_lucene(source) else files(source)
-    parts = [f"{path.name} {path.stat().st_size}" for path in found if not path.name.endswith(".lock")]
+    if storage.is_remote(source):
+        sizes = [(name.rpartition("/")[2], storage.size(name)) for name in _remote_files(source)]
+    else:
+        found = sorted(storage.local(source).iterdir()) if is_lucene(source) else files(source)
+        sizes = [(path.name, path.stat().st_size) for path in found if not path.name.endswith(".lock")]
+    parts = [f"{name} {size}" for name, size in sizes]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def files(source: str) -> list[Path]:
     """The corpus files behind a path, in the order they are read."""
-    path = Path(source)
+    path = storage.local(source)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise E2RankError(f"{source}: no such corpus; expected a JSONL file, a folder of them or a Lucene index")
-    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+    for name in _BEIR:
         if (path / name).is_file():
             return [path / name]
     found = sorted(child for child in path.rglob("*") if child.name.endswith(_SUFFIXES) and child.is_file())
-    for child in found:
-        if child.name.startswith("queries."):
-            raise E2RankError(f"{child}: queries in a folder of documents; name the corpus files alone")
+    _check_files([str(child) for child in found], source)
+    return found
+
+
+def _remote_files(source: str) -> list[str]:
+    """`files` of a URL: URLs."""
+    found = storage.files_of(source)
+    for name in _BEIR:
+        if f"{source.rstrip('/')}/{name}" in found:
+            return [f"{source.rstrip('/')}/{name}"]
+    found = [name for name in found if name.endswith(_SUFFIXES) or name == source]
+    _check_files(found, source)
+    return found
+
+
+def _check_files(found: list[str], source: str) -> None:
+    for name in found:
+        if name.rpartition("/")[2].startswith("queries."):
+            raise E2RankError(f"{name}: queries in a folder of documents; name the corpus files alone")
     if not found:
         raise E2RankError(f"{source}: expected corpus.jsonl or other files ending in {', '.join(_SUFFIXES)}, got none")
-    return found
 
 
 def _located(source: str) -> Iterator[tuple[Document, str]]:
@@ -128,10 +163,18 @@ def _located(source: str) -> Iterator[tuple[Document, str]]:
         for number in range(searcher.num_docs):
             yield _lucene_document(searcher.doc(number), source), f"{source}: document {number}"
         return
-    for path in files(source):
-        for number, line in enumerate(read_lines(path), start=1):
+    for where, lines in _texts(source):
+        for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _parse(line, f"{path}:{number}"), f"{path}:{number}"
+                yield _parse(line, f"{where}:{number}"), f"{where}:{number}"
+
+
+def _texts(source: str) -> Iterator[tuple[str, Iterator[str]]]:
+    """Each corpus file by its name, and its lines."""
+    if storage.is_remote(source):
+        yield from ((url, storage.remote_lines(url)) for url in _remote_files(source))
+    else:
+        yield from ((str(path), read_lines(path)) for path in files(source))
 
 
 def _parse(line: str, where: str) -> Document:

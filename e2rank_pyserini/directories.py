@@ -1,11 +1,13 @@
 """Directories that exist under their name only once they are complete: written aside, made durable, renamed."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from e2rank_pyserini.storage import sync_directory
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
@@ -15,6 +17,9 @@ def check_replaceable(directory: Path, *, overwrite: bool, ours: Callable[[Path]
 
     `what` names in the message what would be replaced: `an index`.
     """
+    if _replaced(directory.resolve()).exists():
+        with _staging(directory.resolve()):
+            _recover(directory.resolve())
     if not directory.exists():
         check_writable(directory)
     elif not overwrite:
@@ -27,29 +32,85 @@ def check_replaceable(directory: Path, *, overwrite: bool, ours: Callable[[Path]
 def built_aside(directory: Path) -> Iterator[Path]:
     """An empty directory beside `directory` that takes its name at the end; when anything fails it is removed.
 
-    An older `directory` is replaced, and goes only after that. Raises E2RankError where it cannot be written.
+    An older `directory` is replaced, and goes only after that. Raises E2RankError where it cannot be written, or where
+    another process is writing it.
     """
     directory = directory.resolve()  # a link keeps pointing at it
-    staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
-    try:
-        staging.mkdir(parents=True)
+    with _staging(directory) as staging:
         yield staging
         _into_place(staging, directory)
+
+
+@contextlib.contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    staging = directory.with_name(f".{directory.name}.building")
+    try:
+        with held(staging):
+            try:
+                _empty(staging)  # what a killed process left
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise E2RankError(f"{directory}: cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """The directory, made where it is missing, for this process alone. The lock ends with the process, however it ends.
+
+    Raises E2RankError where another process holds it.
+    """
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
+                break  # else its last holder renamed or removed it in between
+        except BlockingIOError as error:
+            os.close(handle)
+            raise E2RankError(f"{directory}: another process is writing it") from error
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+    try:
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        os.close(handle)
+
+
+def _empty(directory: Path) -> None:
+    for child in directory.iterdir():
+        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
 
 
 def _into_place(staging: Path, directory: Path) -> None:
     """Make what was written durable and give it its name; a directory that is replaced goes only after that."""
-    for file in (path for path in staging.rglob("*") if path.is_file()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if not directory.exists():
-        staging.rename(directory)
-        return
-    old = directory.with_name(f".{directory.name}.replaced-{os.getpid()}")
-    directory.rename(old)
+    for path in staging.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        else:
+            sync_directory(path)
+    sync_directory(staging)
+    _recover(directory)
+    if directory.exists():
+        directory.rename(_replaced(directory))
     staging.rename(directory)
-    shutil.rmtree(old)
+    sync_directory(directory.parent)
+    shutil.rmtree(_replaced(directory), ignore_errors=True)
+
+
+def _recover(directory: Path) -> None:
+    """Finish, or take back, a replacement in which a process was killed."""
+    old = _replaced(directory)
+    with contextlib.suppress(FileNotFoundError):
+        if directory.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(directory)
+
+
+def _replaced(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.replaced")

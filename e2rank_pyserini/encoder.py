@@ -1,13 +1,13 @@
 """E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from e2rank_pyserini.catalog import ModelSpec, model
+from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.timing import timed
@@ -194,6 +194,20 @@ class E2RankEncoder:
             raise E2RankError(f"model {self.spec.name}: its chat template fails: {reason}") from error
         if user_turn(probe, self.spec.prompt, self.spec.eos or "") not in text:
             raise E2RankError(f"model {self.spec.name}: its chat template drops the user turn: {self.spec.chat!r}")
+
+
+def as_recorded(record: Mapping[str, Any], dtype: str, device: str, batch_tokens: int | None) -> E2RankEncoder:
+    """The encoder whose `record` this is, loaded again, on another machine perhaps.
+
+    Raises E2RankError where the weights found under its name are others.
+    """
+    spec = model_of_sidecar(record, str(record.get("name")))
+    encoder = E2RankEncoder.load(spec, device=device, dtype=dtype, batch_tokens=batch_tokens)
+    if encoder.identity != record["identity"]:
+        raise E2RankError(
+            f"model {spec.name}: expected the weights {record['identity']}, found {encoder.identity} in {spec.source}"
+        )
+    return encoder
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

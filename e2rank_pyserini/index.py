@@ -40,6 +40,34 @@ def faiss_package() -> str:
     return f"{name} {faiss.__version__}"
 
 
+def read_docids(path: Path) -> list[str]:
+    """The docids of an index, a line each. Raises E2RankError, with the line, for one with a blank."""
+    docids = [line.rstrip() for line in read_lines(path)]
+    for number, docid in enumerate(docids, start=1):
+        if docid.split() != [docid]:
+            raise E2RankError(f"{path}:{number}: expected a docid without blanks, got {docid!r}")
+    return docids
+
+
+def read_faiss(path: Path) -> Any:
+    """FAISS's index in a file, memory-mapped. Raises E2RankError for what FAISS cannot read."""
+    faiss = faiss_module()
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise E2RankError(f"{path}: not readable by FAISS: {_last_clause(error)}") from error
+
+
+def flat_header(dim: int, count: int) -> bytes:
+    """What FAISS writes of a Flat index (inner product) before its `count` vectors of `dim` float32 each.
+
+    The number of vectors stands behind four bytes each of type and width, the number of floats at the end.
+    """
+    faiss = faiss_module()
+    empty = faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes()
+    return bytes(empty[:8] + count.to_bytes(8, "little") + empty[16:-8] + (count * dim).to_bytes(8, "little"))
+
+
 class Encodes(Protocol):
     """What an encoder says of its model."""
 
@@ -60,17 +88,7 @@ class DenseIndex:
     def __init__(self, directory: Path, encoder: Encodes | None = None) -> None:
         self.directory = directory
         self.faiss = faiss_module()
-        if not (directory / "index").is_file() or not (directory / "docid").is_file():
-            raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
-        self.docids = [line.rstrip() for line in read_lines(directory / "docid")]
-        for number, docid in enumerate(self.docids, start=1):
-            if docid.split() != [docid]:
-                raise E2RankError(f"{directory / 'docid'}:{number}: expected a docid without blanks, got {docid!r}")
-        self.sidecar = _sidecar(directory)
-        try:
-            self.index = self.faiss.read_index(str(directory / "index"), self.faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
-            raise E2RankError(f"{directory / 'index'}: not readable by FAISS: {_last_clause(error)}") from error
+        self.docids, self.sidecar, self.index = self._read()
         if self.index.ntotal != len(self.docids):
             raise E2RankError(
                 f"{directory}: {self.index.ntotal} vectors but {len(self.docids)} docids; the index was "
@@ -91,6 +109,12 @@ class DenseIndex:
         self._direct_map = False
         if encoder is not None:
             self.check_model(encoder.record, encoder.dim)
+
+    def _read(self) -> tuple[list[str], dict[str, Any] | None, Any]:
+        """Docids, sidecar, and the index as FAISS has it."""
+        if not (self.directory / "index").is_file() or not (self.directory / "docid").is_file():
+            raise E2RankError(f"{self.directory}: expected a FAISS index of Pyserini's form (files index and docid)")
+        return read_docids(self.directory / "docid"), _sidecar(self.directory), read_faiss(self.directory / "index")
 
     @property
     def dim(self) -> int:

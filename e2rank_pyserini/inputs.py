@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from e2rank_pyserini import catalog, fingerprint
+from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.shards import MANIFEST
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
@@ -108,7 +109,9 @@ def _fingerprints(
     if run is not None:  # a pipe cannot be read again
         found["run"] = {"path": run, "sha256": fingerprint.sha256(Path(run)) if Path(run).is_file() else None}
     if index is not None:
-        files = [Path(index) / name for name in ("index", "docid")]
+        place = storage.local(index)
+        parts = (MANIFEST,) if (place / MANIFEST).is_file() else ("index", "docid")  # a manifest holds hashes of all
+        files = [place / name for name in parts]
         found["index"] = {"path": index, "fingerprint": fingerprint.of_files(files)}
     if source is not None:
         found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
@@ -163,9 +166,10 @@ def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
 
 
 def opened_index(arguments: Namespace) -> "DenseIndex":
-    from e2rank_pyserini.index import DenseIndex, faiss_module
+    from e2rank_pyserini.index import faiss_module
+    from e2rank_pyserini.sharded import open_index
 
-    opened = DenseIndex(Path(arguments.index))
+    opened = open_index(arguments.index)
     if arguments.threads:
         faiss_module().omp_set_num_threads(arguments.threads)
     return opened

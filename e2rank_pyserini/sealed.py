@@ -27,15 +27,20 @@ def read_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
 
     Raises E2RankError, naming the file, for what is no JSON object, and for a seal that is missing or wrong.
     """
-    record = parse_object("\n".join(read_lines(path)), str(path))
+    return unsealed("\n".join(read_lines(path)), str(path), required=required)
+
+
+def unsealed(text: str, where: str, *, required: bool = True) -> dict[str, Any]:
+    """`read_sealed` of what a file holds; `where` names the file."""
+    record = parse_object(text, where)
     if SEAL not in record and not required:
         return record
     if SEAL not in record:
-        raise E2RankError(f"{path}: expected a record with its seal ({SEAL}), got none")
+        raise E2RankError(f"{where}: expected a record with its seal ({SEAL}), got none")
     try:
         sound = record[SEAL] == seal(record)[SEAL]
     except RecursionError as error:  # it was read at a shallower depth of our own calls
-        raise E2RankError(f"{path}: is nested too deeply for a record") from error
+        raise E2RankError(f"{where}: is nested too deeply for a record") from error
     if not sound:
-        raise E2RankError(f"{path}: is not what was written (its SHA-256 differs: bit rot, or a change by hand)")
+        raise E2RankError(f"{where}: is not what was written (its SHA-256 differs: bit rot, or a change by hand)")
     return record

@@ -8,8 +8,8 @@ import pytest
 
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.index import DenseIndex, faiss_package
-from e2rank_pyserini.indexing import build_index, empty_index, write_flat
+from e2rank_pyserini.index import DenseIndex, faiss_package, flat_header
+from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -81,8 +81,7 @@ def test_a_flat_index_is_written_as_faiss_writes_it(tmp_path: Path, count: int):
     import faiss
 
     vectors = np.random.default_rng(count).standard_normal((count, 9), dtype=np.float32)
-    (tmp_path / "vectors").write_bytes(vectors.tobytes())
-    write_flat(empty_index(9, "Flat"), tmp_path / "vectors", count, tmp_path / "ours")
+    (tmp_path / "ours").write_bytes(flat_header(9, count) + vectors.tobytes())
     expected = faiss.IndexFlatIP(9)
     expected.add(vectors)
     faiss.write_index(expected, str(tmp_path / "theirs"))

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
-    {"prompts", "trec", "java", "training.log"},
+    {"prompts", "storage", "trec", "java", "training.log"},
     {"topics", "directories"},
     {"sealed"},
     {
@@ -33,7 +33,19 @@ LAYERS = [
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev", "pictures", "export"},
     {"training.train", "page"},
-    {"indexing", "pyserini.bm25", "pyserini.options", "training.mining", "training.labelling", "training.endpoint"},
+    {"shards"},
+    {"encoding", "sharded"},
+    {"worker"},
+    {"workers"},
+    {
+        "ray_engine",
+        "indexing",
+        "pyserini.bm25",
+        "pyserini.options",
+        "training.mining",
+        "training.labelling",
+        "training.endpoint",
+    },
     {"pyserini.encoders", "pyserini.feedback"},
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
@@ -42,6 +54,7 @@ LAYERS = [
     {"training.making"},
     {
         "commands",
+        "index_command",
         "compare_command",
         "report_command",
         "mteb_command",

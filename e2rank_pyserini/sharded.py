@@ -1,0 +1,83 @@
+"""A folder of shards as an index: searched shard by shard, so that it may be larger than memory."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_docids, read_faiss
+from e2rank_pyserini.shards import MANIFEST, Shards, listed, name_of, read_manifest
+from e2rank_pyserini.storage import Folder, is_remote
+from e2rank_pyserini.types import E2RankError, Vectors
+
+
+def open_index(place: str | Path, encoder: Encodes | None = None) -> DenseIndex:
+    """An index directory, or a folder of shards that is complete. Raises E2RankError as DenseIndex does."""
+    if is_remote(str(place)):
+        raise E2RankError(f"{place}: an index is memory-mapped: copy it to this machine")
+    path = Path(str(place).removeprefix("file://"))
+    return ShardedIndex(path, encoder) if (path / MANIFEST).is_file() else DenseIndex(path, encoder)
+
+
+class ShardedIndex(DenseIndex):
+    """A complete folder of shards, opened read-only: what a Flat index of all its vectors would answer."""
+
+    def _read(self) -> tuple[list[str], dict[str, Any] | None, Any]:
+        folder = Folder(str(self.directory))
+        manifest = read_manifest(folder)
+        shards = listed(folder, manifest)
+        files = Shards(folder.place, manifest)
+        docids: list[str] = []
+        for shard in shards:
+            files.check_size(shard)
+            docids += read_docids(self.directory / name_of(shard.number, "docid"))
+        paths = [self.directory / name_of(shard.number, "index") for shard in shards]
+        return docids, manifest, _Parts(paths, [shard.documents for shard in shards], files.dim)
+
+    def _make_direct_map(self) -> None:
+        """Flat indexes need none."""
+
+
+class _Parts:
+    """Flat indexes one after the other, as DenseIndex sees one of FAISS's. A part is open only while it is read."""
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], dim: int) -> None:
+        self.paths, self.d = paths, dim
+        self.starts = [0, *itertools.accumulate(sizes)]
+        self.ntotal = self.starts[-1]
+        self.metric_type = faiss_module().METRIC_INNER_PRODUCT
+
+    def sa_code_size(self) -> int:
+        return 4 * self.d
+
+    def search(self, vectors: Vectors, hits: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """(n, dim) -> scores and rows, (n, hits): the best of each part, merged; ties in the order of rows."""
+        scores = np.empty((len(vectors), 0), dtype=np.float32)
+        rows = np.empty((len(vectors), 0), dtype=np.int64)
+        for start, part in self._opened(range(len(self.paths))):
+            more, numbers = part.search(vectors, min(hits, part.ntotal))
+            scores = np.concatenate([scores, more], axis=1)
+            rows = np.concatenate([rows, numbers + start], axis=1)
+            best = np.lexsort((rows, -scores), axis=1)[:, :hits]
+            scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+        return scores, rows
+
+    def reconstruct_batch(self, rows: NDArray[np.int64]) -> Vectors:
+        """(n,) -> (n, dim); only the parts that hold one of the rows are opened."""
+        found: Vectors = np.empty((len(rows), self.d), dtype=np.float32)
+        places = np.searchsorted(self.starts, rows, side="right") - 1
+        numbers = np.unique(places)
+        for number, (start, part) in zip(numbers, self._opened(numbers), strict=True):
+            here = places == number
+            found[here] = part.reconstruct_batch(rows[here] - start)
+        return found
+
+    def _opened(self, numbers: Any) -> Iterator[tuple[int, Any]]:
+        for number in numbers:
+            part = read_faiss(self.paths[number])
+            if part.d != self.d or part.ntotal != self.starts[number + 1] - self.starts[number]:
+                raise E2RankError(f"{self.paths[number]}: is not the shard that the manifest lists")
+            yield self.starts[number], part

@@ -1,0 +1,320 @@
+"""Shards: a build that is stopped anywhere goes on to the same bytes, wherever they are and whoever encodes them."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from e2rank_pyserini import workers
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.encoding import Advance, Engine, here
+from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.sharded import ShardedIndex, open_index
+from e2rank_pyserini.shards import Shard, Shards
+from e2rank_pyserini.types import Document, E2RankError
+from tests.conftest import sentences
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZE = 6  # documents a shard: the toy corpus of 40 makes seven
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> E2RankEncoder:
+    return E2RankEncoder.load(str(tiny_model), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(encoder: E2RankEncoder, beir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("undisturbed") / "index"
+    build(encoder, beir, place)
+    return place
+
+
+def build(encoder: E2RankEncoder, beir: Path, place: Path | None, **options: object) -> dict:
+    return build_index(Corpus(str(beir)), encoder, place, shard_documents=SIZE, **options)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def stopping(encoder: E2RankEncoder, after: int) -> Engine:
+    """The engine of this process, which is stopped after so many shards."""
+
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+        for number, shard in enumerate(here(encoder)(corpus, shards, advance)):
+            if number == after:
+                raise KeyboardInterrupt
+            yield shard
+
+    return engine
+
+
+def interrupted(encoder: E2RankEncoder, beir: Path, place: Path, after: int, **options: object) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(encoder, beir, place, engine=stopping(encoder, after), **options)
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_a_stopped_build_goes_on_to_the_same_bytes(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, after: int
+):
+    interrupted(encoder, beir, tmp_path / "i", after)
+    assert not (tmp_path / "i").exists()
+    before = encoder.tally.documents
+    build(encoder, beir, tmp_path / "i")
+    assert encoder.tally.documents - before == 40 - min(
+        40, SIZE * (after + 1)
+    )  # the shard it was stopped at was written
+    assert contents(tmp_path / "i") == contents(undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+
+
+def test_what_goes_on_is_said(encoder: E2RankEncoder, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    interrupted(encoder, beir, tmp_path / "i", 2)
+    build(encoder, beir, tmp_path / "i")
+    assert "i.shards: 3 shards were finished before and are not encoded again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("factory", ["SQ8", "IVF2,Flat", "PQ8x4", "PCAR32,IVF4,PQ8x4"])
+def test_other_kinds_go_on_to_the_same_bytes(encoder: E2RankEncoder, beir: Path, tmp_path: Path, factory: str):
+    build(encoder, beir, tmp_path / "whole", factory=factory)
+    interrupted(encoder, beir, tmp_path / "i", 3, factory=factory)
+    build(encoder, beir, tmp_path / "i", factory=factory)
+    assert contents(tmp_path / "i") == contents(tmp_path / "whole")
+
+
+def test_a_changed_corpus_is_refused_with_the_way_out(encoder: E2RankEncoder, tmp_path: Path):
+    corpus = [Document(str(n), "", text) for n, text in enumerate(sentences(20))]
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus, encoder, tmp_path / "i", shard_documents=SIZE, engine=stopping(encoder, 1))
+    changed = [*corpus[:7], corpus[7]._replace(text="another text"), *corpus[8:]]
+    with pytest.raises(E2RankError, match=r"00001/shard.json: the corpus has changed .* remove .*i.shards to begin"):
+        build_index(changed, encoder, tmp_path / "i", shard_documents=SIZE)
+    with pytest.raises(E2RankError, match="begun with shard_documents 6, not 7; go on as"):
+        build_index(corpus, encoder, tmp_path / "i", shard_documents=7)
+    with pytest.raises(E2RankError, match="begun with document_template"):
+        build_index(corpus, encoder, tmp_path / "i", shard_documents=SIZE, template="{text}")
+    with pytest.raises(E2RankError, match="begun with corpus_fingerprint None, not 'x'"):
+        build_index(corpus, encoder, tmp_path / "i", shard_documents=SIZE, provenance={"corpus_fingerprint": "x"})
+
+
+def test_another_model_is_refused_with_both_names(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    interrupted(encoder, beir, tmp_path / "i", 1)
+    other = E2RankEncoder(encoder.spec, encoder.network, encoder.tokens.tokenizer, "another")
+    with pytest.raises(
+        E2RankError, match=r"begun with model .*tiny-qwen3 \(identity .*, not with .* \(identity another"
+    ):
+        build(other, beir, tmp_path / "i")
+
+
+def test_a_folder_that_is_not_ours_is_not_touched(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    (tmp_path / "i.shards").mkdir()
+    (tmp_path / "i.shards" / "thesis.tex").write_text("all of it")
+    with pytest.raises(E2RankError, match="expected a folder of shards or an empty one"):
+        build(encoder, beir, tmp_path / "i")
+    assert (tmp_path / "i.shards" / "thesis.tex").read_text() == "all of it"
+
+
+def damages() -> list[tuple[str, str, str]]:
+    found = [(name, "cut", "") for name in ("index", "docid", "shard.json")]
+    found += [(name, "flip", "") for name in ("index", "docid", "shard.json")]
+    return [*found, ("index", "remove", ""), ("docid", "remove", "")]
+
+
+@pytest.mark.parametrize(("name", "how", "_"), damages())
+def test_a_damaged_shard_is_named_and_encoded_again(
+    encoder: E2RankEncoder,
+    beir: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    how: str,
+    _: str,
+):
+    interrupted(encoder, beir, tmp_path / "i", 3)
+    path = tmp_path / "i.shards" / "00001" / name
+    whole = path.read_bytes()
+    if how == "remove":
+        path.unlink()
+    else:
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :]
+        path.write_bytes(whole[: middle - 1] if how == "cut" else flipped)
+    try:
+        build(encoder, beir, tmp_path / "i")
+        said = capsys.readouterr().err
+    except E2RankError as error:  # found where its bytes are read
+        said = str(error)
+        build(encoder, beir, tmp_path / "i")
+    assert f"00001/{name}: " in said
+    assert contents(tmp_path / "i") == contents(undisturbed)
+
+
+def test_a_damaged_manifest_is_named(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    interrupted(encoder, beir, tmp_path / "i", 1)
+    path = tmp_path / "i.shards" / "manifest.json"
+    path.write_text(path.read_text().replace("float32", "float16"))
+    with pytest.raises(E2RankError, match=r"manifest.json: is not what was written"):
+        build(encoder, beir, tmp_path / "i")
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(E2RankError, match=r"manifest\.json"):
+        build(encoder, beir, tmp_path / "i")
+
+
+def test_shards_are_indexes_of_pyserinis_form(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    build(encoder, beir, None, shards=str(tmp_path / "s"))
+    part = DenseIndex(tmp_path / "s" / "00002")
+    assert part.docids == [one.docid for one in documents(str(beir))][2 * SIZE : 3 * SIZE]
+    record = json.loads((tmp_path / "s" / "00002" / "shard.json").read_text())
+    for name in ("index", "docid"):
+        assert record["files"][name] == hashlib.sha256((tmp_path / "s" / "00002" / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("hits", [1, 5, 6, 7, 39, 40, 100])
+def test_sharded_search_is_the_unsharded_one(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, hits: int
+):
+    build(encoder, beir, None, shards=str(tmp_path / "s"))
+    whole, parts = open_index(undisturbed), open_index(tmp_path / "s")
+    assert isinstance(parts, ShardedIndex)
+    queries = encoder.encode_queries(sentences(30, seed=3, most=9))
+    assert parts.search(queries, hits) == whole.search(queries, hits)
+    docids = [whole.docids[row] for row in np.random.default_rng(0).integers(0, 40, 25)] + ["none"]
+    for ours, theirs in zip(parts.vectors(docids), whole.vectors(docids), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (parts.exact, parts.dim, len(parts), parts.built_with) == (True, 64, 40, whole.built_with)
+
+
+def test_ties_across_shards_keep_the_corpus_order(encoder: E2RankEncoder, tmp_path: Path):
+    corpus = [Document(f"{n:02}", "", "wing" if n % 2 else "heat") for n in range(24)]
+    build_index(corpus, encoder, tmp_path / "i", shards=str(tmp_path / "s"), shard_documents=5)
+    query = encoder.encode_documents(["wing"])
+    expected = [f"{n:02}" for n in range(1, 24, 2)][:8]
+    for place in ("i", "s"):
+        assert [hit.docid for hit in open_index(tmp_path / place).search(query, 8)[0]] == expected
+
+
+def test_commands_take_a_folder_of_shards(
+    tiny_model: Path, beir: Path, tiny_index: Path, toy_run: Path, tmp_path: Path
+):
+    words = ["--dataset", str(beir), "--threads", "1"]
+    made = ["index", *words, "--encoder", str(tiny_model), "--shards", f"file://{tmp_path}/s", "--shard-documents", "7"]
+    assert main(made) == 0
+    for place, name in ((tiny_index, "whole"), (tmp_path / "s", "parts")):
+        assert main(["search", *words, "--index", str(place), "--output", str(tmp_path / f"{name}.d")]) == 0
+        rest = ["--index", str(place), "--output", str(tmp_path / f"{name}.r")]
+        assert main(["rerank", *words, "--run", str(toy_run), *rest]) == 0
+    for kind, allowed in (("d", 2e-6), ("r", 2e-6)):  # other batches round otherwise
+        whole, parts = (Path(tmp_path / f"{name}.{kind}").read_text().split() for name in ("whole", "parts"))
+        assert whole[2::6] == parts[2::6]
+        np.testing.assert_allclose(np.array(whole[4::6], float), np.array(parts[4::6], float), atol=allowed)
+
+
+def test_unfinished_shards_are_not_searched(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    interrupted(encoder, beir, tmp_path / "i", 1)
+    with pytest.raises(E2RankError, match=r"manifest.json: its shards are not all encoded"):
+        open_index(tmp_path / "i.shards")
+
+
+def test_shards_and_corpus_behind_urls(encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(beir), "/bucket/toy", recursive=True)
+    source = "memory://bucket/toy"
+    assert list(documents(source)) == list(documents(str(beir)))
+    assert fingerprint(source) == fingerprint(str(beir))
+    assert find(source, ["004"]) == find(str(beir), ["004"])
+    options = {"shards": "memory://bucket/shards", "shard_documents": SIZE}
+    with pytest.raises(KeyboardInterrupt):
+        build_index(Corpus(source), encoder, None, engine=stopping(encoder, 2), **options)
+    before = encoder.tally.documents
+    build_index(Corpus(source), encoder, tmp_path / "i", **options)
+    assert encoder.tally.documents - before == 40 - 3 * SIZE
+    assert contents(tmp_path / "i") == contents(undisturbed)
+    assert memory.exists("/bucket/shards/00006/shard.json")  # what was named is kept
+    with pytest.raises(E2RankError, match="memory-mapped: copy it"):
+        open_index("memory://bucket/shards")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("memory://nowhere", "expected corpus.jsonl or other files"),
+        ("nosuch://x", "nosuch://x: cannot be opened: Protocol not known"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_one_line(source: str, message: str):
+    with pytest.raises(E2RankError, match=message):
+        list(documents(source))
+
+
+def test_a_second_process_is_refused(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+        code = "from e2rank_pyserini.directories import held; from pathlib import Path\n"
+        code += f"with held(Path({shards.place!r})): pass"
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "another process is writing it" in second.stderr
+        yield from here(encoder)(corpus, shards, advance)
+
+    build(encoder, beir, tmp_path / "i", engine=engine)
+
+
+# several processes
+
+
+def settings(encoder: E2RankEncoder, model: str | None = None) -> workers.Settings:
+    record = {**encoder.record, "source": model or encoder.spec.source}
+    return workers.Settings(record, "float32", None, 1)
+
+
+def children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, parent = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "e2rank_pyserini.worker" in (path.parent / "cmdline").read_text():
+                found.append(pid)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def test_two_workers_give_the_same_bytes_and_a_killed_one_costs_its_shard(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    def kill() -> None:
+        while not children():
+            time.sleep(0.01)
+        os.kill(children()[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    build(encoder, beir, tmp_path / "i", engine=workers.processes(settings(encoder), ["cpu", "cpu"]))
+    killer.join()
+    assert contents(tmp_path / "i") == contents(undisturbed)
+    assert "(signal 9); started again" in capfd.readouterr().err
+    assert not children()
+
+
+def test_a_worker_that_keeps_failing_is_named(encoder: E2RankEncoder, beir: Path, tmp_path: Path, tiny_model: Path):
+    gone = settings(encoder, str(tmp_path / "gone"))
+    with pytest.raises(E2RankError, match=r"worker 0 \(cpu\): model .*gone"):
+        build(encoder, beir, tmp_path / "i", engine=workers.processes(gone, ["cpu"]))
+    poisoned = settings(encoder)._replace(dtype="float32", batch_tokens="many")  # type: ignore[arg-type]
+    with pytest.raises(E2RankError, match=r"worker 0 \(cpu\): died 3 times over shard 00000 \(TypeError"):
+        build(encoder, beir, tmp_path / "i", engine=workers.processes(poisoned, ["cpu"]))
+    assert not children()
