@@ -39,7 +39,9 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
         if started:
             ray.init(log_to_driver=False)
         try:
-            plan = ray.data.read_datasource(_source(corpus, shards), override_num_blocks=1)
+            plan = ray.data.read_datasource(
+                _source(corpus, shards), override_num_blocks=1, num_cpus=0
+            )  # beside the actors
             encoded = plan.map_batches(
                 _Actor, fn_constructor_args=(setup,), batch_size=1, concurrency=len(devices), max_restarts=-1, **needs
             )
