@@ -80,9 +80,19 @@ def held(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _empty(directory: Path) -> None:
+def removed(directory: Path, last: str) -> None:
+    """Remove a directory; its file `last` goes last, so that a killed removal leaves what can be recognised."""
+    _empty(directory, but=last)
+    (directory / last).unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def _empty(directory: Path, but: str = "") -> None:
     for child in directory.iterdir():
-        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != but:
+            child.unlink()
 
 
 def _into_place(staging: Path, directory: Path) -> None:

@@ -81,10 +81,11 @@ def _put_together(index: Any, factory: str, kept: Shards, encoded: Sequence[Shar
             written.writelines(block.data.cast("B") for block in kept.vectors(encoded))
         return
     fill(index, lambda: kept.vectors(encoded), factory)
-    try:
-        faiss_module().write_index(index, str(staging / "index"))
-    except RuntimeError as error:  # a full disk
-        raise E2RankError(f"{staging / 'index'}: FAISS cannot write it: {_reason(error)}") from error
+    with (staging / "index").open("wb") as written:  # by FAISS itself a disk that fills at the end is no error
+        try:
+            faiss_module().write_index(index, faiss_module().PyCallbackIOWriter(written.write))
+        except RuntimeError as error:
+            raise E2RankError(f"{staging / 'index'}: cannot be written: {_reason(error)}") from error
 
 
 def check_replaceable(directory: Path, *, overwrite: bool) -> None:

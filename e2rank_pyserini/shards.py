@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from e2rank_pyserini.directories import held
+from e2rank_pyserini.directories import held, removed
 from e2rank_pyserini.index import flat_header
 from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.storage import Folder
@@ -156,21 +156,22 @@ def summed(shards: Iterable[Shard]) -> dict[str, int]:
 def opened(place: str, settings: dict[str, Any], *, keep: bool) -> Iterator[Shards]:
     """The shards at `place`, begun now or gone on with; on this machine for this process alone.
 
-    Without `keep` the folder is removed at the end, and when anything fails before a shard is finished. Raises
-    E2RankError where they were begun with other settings.
+    Without `keep`, which only a folder of this machine can do without, it is removed at the end, and when anything
+    fails before a shard is finished. Raises E2RankError where they were begun with other settings.
     """
     shards = Shards(Folder(place).place, {"format": _FORMAT, **settings})
+    path = shards.folder.path
     try:
-        with held(shards.folder.path) if shards.folder.path is not None else contextlib.nullcontext():
+        with held(path) if path is not None else contextlib.nullcontext():
             _begin(shards)
             try:
                 yield shards
             except BaseException:
-                if not keep and shards.folder.size(name_of(0, "shard.json")) is None:
-                    shards.folder.remove()
+                if path is not None and not keep and shards.folder.size(name_of(0, "shard.json")) is None:
+                    removed(path, last=MANIFEST)
                 raise
-            if not keep:
-                shards.folder.remove()
+            if path is not None and not keep:
+                removed(path, last=MANIFEST)
     except OSError as error:
         raise E2RankError(f"{shards.place}: cannot be written: {error}") from error
 

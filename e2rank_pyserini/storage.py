@@ -6,7 +6,6 @@ A file that exists under its name is complete: written aside and renamed here, p
 import gzip
 import io
 import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -121,15 +120,13 @@ class Folder:
         except OSError as error:
             raise self._error(name, "written", error) from error
 
-    def remove(self, name: str = "") -> None:
-        """Remove a file, or the whole folder; what is not there is no error."""
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
         try:
             if self.path is None:
-                self._files.rm(self._inside(name).rstrip("/"), recursive=not name)
-            elif name:
-                (self.path / name).unlink()
+                self._files.rm(self._inside(name))
             else:
-                shutil.rmtree(self.path)
+                (self.path / name).unlink()
         except FileNotFoundError:
             return
         except OSError as error:
