@@ -59,9 +59,14 @@ class _Parts:
         rows = np.empty((len(vectors), 0), dtype=np.int64)
         for start, part in self._opened(range(len(self.paths))):
             more, numbers = part.search(vectors, min(hits, part.ntotal))
+            if scores.shape[1] == hits:  # a later row comes in only with a better score than the last one's
+                width = int((more > scores[:, -1:]).sum(axis=1).max(initial=0))
+                more, numbers = more[:, :width], numbers[:, :width]
+            ordered = np.lexsort((numbers, -more), axis=1)  # FAISS's own order of ties is its heap's
+            more, numbers = np.take_along_axis(more, ordered, 1), np.take_along_axis(numbers, ordered, 1)
             scores = np.concatenate([scores, more], axis=1)
             rows = np.concatenate([rows, numbers + start], axis=1)
-            best = np.lexsort((rows, -scores), axis=1)[:, :hits]
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :hits]  # two sorted runs: it merges them
             scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
         return scores, rows
 
