@@ -13,6 +13,7 @@ LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
     {"topics", "directories"},
+    {"sealed"},
     {
         "catalog",
         "corpus",
