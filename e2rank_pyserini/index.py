@@ -1,7 +1,6 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.sealed import SEAL, read_sealed
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import E2RankError, Hit, Vectors
 
@@ -60,16 +60,15 @@ class DenseIndex:
     def __init__(self, directory: Path, encoder: Encodes | None = None) -> None:
         self.directory = directory
         self.faiss = faiss_module()
-        if not (directory / "index").is_file() or not (directory / "docid").is_file():
-            raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
+        check_form(directory)
         self.docids = [line.rstrip() for line in read_lines(directory / "docid")]
         for number, docid in enumerate(self.docids, start=1):
             if docid.split() != [docid]:
                 raise E2RankError(f"{directory / 'docid'}:{number}: expected a docid without blanks, got {docid!r}")
-        self.sidecar = _sidecar(directory)
+        self.sidecar = read_sidecar(directory)
         try:
             self.index = self.faiss.read_index(str(directory / "index"), self.faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:  # it believes what a header says of sizes
             raise E2RankError(f"{directory / 'index'}: not readable by FAISS: {_last_clause(error)}") from error
         if self.index.ntotal != len(self.docids):
             raise E2RankError(
@@ -100,7 +99,11 @@ class DenseIndex:
     @property
     def exact(self) -> bool:
         """Whether the vectors are stored in full, not quantised."""
-        return bool(self.index.sa_code_size() >= 4 * self.dim)
+        holder = getattr(self.index, "storage", self.index)  # HNSW keeps them in an index of its own
+        try:
+            return bool(holder.sa_code_size() >= 4 * self.dim)
+        except RuntimeError:  # nor can FAISS say it of an HNSW behind a transformation
+            return False
 
     def __len__(self) -> int:
         return len(self.docids)
@@ -125,8 +128,7 @@ class DenseIndex:
 
         A quantised index gives approximations, scaled back to length 1.
         """
-        if not self._direct_map:
-            self._make_direct_map()
+        self._make_direct_map()
         rows = np.array([self.rows.get(docid, -1) for docid in docids], dtype=np.int64)
         stored = rows >= 0
         result: Vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
@@ -137,6 +139,12 @@ class DenseIndex:
             lengths = np.linalg.norm(found, axis=1, keepdims=True)
             result[stored] = found / np.where(lengths > 0, lengths, 1)
         return result, stored
+
+    def raw(self, start: int, stop: int) -> NDArray[np.float32]:
+        """(stop - start, dim) the vectors of these rows as they are stored, of any length."""
+        self._make_direct_map()
+        found: NDArray[np.float32] = self.index.reconstruct_n(start, stop - start)
+        return found
 
     @property
     def built_with(self) -> dict[str, Any] | None:
@@ -163,22 +171,26 @@ class DenseIndex:
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""
-        inner = self.faiss.try_extract_index_ivf(self.index)
+        inner = None if self._direct_map else self.faiss.try_extract_index_ivf(self.index)
         if inner is not None:
             inner.make_direct_map()
         self._direct_map = True
 
 
-def _sidecar(directory: Path) -> dict[str, Any] | None:
+def check_form(directory: Path) -> None:
+    """Refuse a directory without the two files of Pyserini's form."""
+    if not (directory / "index").is_file() or not (directory / "docid").is_file():
+        raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
+
+
+def read_sidecar(directory: Path) -> dict[str, Any] | None:
+    """What e2rank.json says, its seal checked; None where there is none. Those of earlier versions have no seal."""
     path = directory / SIDECAR
     if not path.exists():
         return None
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise E2RankError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise E2RankError(f"{path}: expected an object")
+    loaded = read_sealed(path, required=False)
+    if "files" in loaded and SEAL not in loaded:
+        raise E2RankError(f"{path}: is not what was written: its seal ({SEAL}) is gone")
     if not isinstance(loaded.get("model"), dict | None):
         raise E2RankError(f"{path}: expected the model as an object, got {loaded['model']!r}")
     return loaded

@@ -18,7 +18,9 @@ from e2rank_pyserini import directories
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package
+from e2rank_pyserini.integrity import hashes
 from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.sealed import seal
 from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 _CHUNK = 2048  # documents encoded together: large enough to sort by length, small enough to hold
@@ -59,6 +61,7 @@ def build_index(
         (staging / "vectors").unlink()
         counts = encoder.tally.since(before)
         sidecar = _describe(encoder, factory, template, count, counts, provenance or {})
+        sidecar = seal({**sidecar, **hashes(staging)})
         (staging / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return sidecar
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from e2rank_pyserini import catalog, fingerprint
+from e2rank_pyserini import catalog, fingerprint, integrity
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
@@ -87,7 +87,8 @@ def fingerprints(
 ) -> dict[str, dict[str, str | None]]:
     """What was read, and what tells whether it is still the same: for RUN.json, and for `rerun` before it starts.
 
-    `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes.
+    `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes, and refused where
+    they are not those that were written: call this before FAISS opens it.
     """
     with timed("read"):
         return _fingerprints(arguments, topics, excluded, source, index)
@@ -108,8 +109,7 @@ def _fingerprints(
     if run is not None:  # a pipe cannot be read again
         found["run"] = {"path": run, "sha256": fingerprint.sha256(Path(run)) if Path(run).is_file() else None}
     if index is not None:
-        files = [Path(index) / name for name in ("index", "docid")]
-        found["index"] = {"path": index, "fingerprint": fingerprint.of_files(files)}
+        found["index"] = {"path": index, "fingerprint": integrity.fingerprint(Path(index))}
     if source is not None:
         found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
     return found

@@ -27,7 +27,7 @@ LAYERS = [
         "training.examples",
         "forms",
     },
-    {"carried", "loading", "comparison", "feedback"},
+    {"carried", "loading", "comparison", "feedback", "integrity"},
     {"datasets", "encoder", "published", "report"},
     {"benchmarks", "captions", "markup", "plots"},
     {"training.recipe", "training.state", "mteb_model"},
@@ -42,6 +42,7 @@ LAYERS = [
     {"training.making"},
     {
         "commands",
+        "check_command",
         "compare_command",
         "report_command",
         "mteb_command",

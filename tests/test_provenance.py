@@ -11,6 +11,8 @@ import pytest
 from e2rank_pyserini import provenance
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.fingerprint import sha256
+from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.sealed import seal
 
 
 @pytest.fixture
@@ -93,6 +95,13 @@ def swap_lines(path: Path) -> None:
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
 
 
+def build_again(path: Path) -> None:
+    """Another index in the same place, its sidecar in order."""
+    swap_lines(path)
+    sidecar = json.loads((path.parent / "e2rank.json").read_text())
+    (path.parent / "e2rank.json").write_text(json.dumps(seal({**sidecar, **hashes(path.parent)})))
+
+
 def reword(path: Path) -> None:
     path.write_text(path.read_text().replace('"text": "', '"text": "more '))
 
@@ -108,9 +117,10 @@ def flip_byte(path: Path) -> None:
     [
         ("first.trec", swap_lines, "its run first.trec has changed since"),
         ("first.trec", Path.unlink, "its run first.trec has changed since, or is no file"),
-        ("index/index", flip_byte, "its index index has changed since"),
-        ("index/docid", swap_lines, "its index index has changed since"),
-        ("index", shutil.rmtree, "index/index: cannot be read: No such file"),
+        ("index/index", flip_byte, "index/index: its bytes are not those that were written"),
+        ("index/docid", swap_lines, "index/docid: its bytes are not those that were written"),
+        ("index/docid", build_again, "its index index has changed since"),
+        ("index", shutil.rmtree, "index: expected a FAISS index"),
         ("toy/queries.jsonl", reword, "its topics toy has changed since"),
         ("excluded.txt", lambda path: path.write_text("007 001\n"), "its excluded excluded.txt has changed since"),
         ("toy", shutil.rmtree, "data set 'toy': expected a folder"),
