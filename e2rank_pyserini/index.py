@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from e2rank_pyserini.sealed import SEAL, read_sealed
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import E2RankError, Hit, Vectors
+from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
 
@@ -192,7 +192,7 @@ def read_sidecar(directory: Path) -> dict[str, Any] | None:
     if "files" in loaded and SEAL not in loaded:
         raise E2RankError(f"{path}: is not what was written: its seal ({SEAL}) is gone")
     if not isinstance(loaded.get("model"), dict | None):
-        raise E2RankError(f"{path}: expected the model as an object, got {loaded['model']!r}")
+        raise E2RankError(f"{path}: expected the model as an object, got {shown(loaded['model'])}")
     return loaded
 
 

@@ -211,8 +211,9 @@ def test_a_record_of_another_file_is_no_record(reranked: Path, capfd: pytest.Cap
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "x.json:1: not JSON"),
-        ("[]", "expected the record of a run"),
+        ("{", "x.json: not JSON"),
+        ("[]", "x.json: expected an object, got list"),
+        ('{"format": 1, "format": 1}', "x.json: not JSON: 'format' appears twice"),
         ('{"format": 2}', "expected the record of a run"),
         ('{"format": 1, "run": []}', "x.json: run: not as format 1 has it: []"),
         ('{"format": 1, "run": {"sha256": "0", "topics": 1, "file": "../x"}}', "x.json: run: not as format 1 has it"),
@@ -227,6 +228,23 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: str, told: str, c
     (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
     assert main(["rerun", str(tmp_path / "x.json")]) == 1
     assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"directory": "\0"},
+        {"options": {"dataset": None, "topics": 5}},
+        {"options": {"dataset": None, "topics": "\0"}},
+        {"command": ["search", "\0"]},
+    ],
+)
+def test_a_record_that_names_no_paths_is_refused(reranked: Path, change: Any, capfd: pytest.CaptureFixture[str]):
+    rewrite(reranked, **change)
+    assert main(["rerun", f"{reranked}.json"]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f"e2rank rerun: {reranked}.json: ")
+    assert told.count("\n") == 1
 
 
 def test_a_record_replaces_no_other_file(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path, capfd):
