@@ -202,7 +202,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise E2RankError(f"{where}: expected a mapping, got {shown(value)}")
         if get_origin(first) is dict:
-            return {str(key): _value(get_args(first)[1], item, f"{where}: {key}") for key, item in value.items()}
+            for key in value:
+                if not isinstance(key, str):  # YAML reads 007 as 7
+                    raise E2RankError(f"{where}: expected text as a key (in quotes), got {shown(key)}")
+            return {key: _value(get_args(first)[1], item, f"{where}: {key}") for key, item in value.items()}
         return record(first, value, where)
     if get_origin(first) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

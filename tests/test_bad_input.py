@@ -714,7 +714,7 @@ MODELS = [
     ("own-broken-yaml", own_text("pooling: [last\nlengths: }"), "e2rank.yaml:2: not readable as YAML"),
     ("own-empty", own_text(""), "e2rank.yaml: expected a mapping"),
     ("own-list", own_text("- pooling\n"), "e2rank.yaml: expected a mapping"),
-    ("own-latin-1", own_text(b"pooling: caf\xe9\n"), "e2rank.yaml:2: not readable as YAML"),
+    ("own-latin-1", own_text(b"pooling: caf\xe9\n"), "e2rank.yaml: not readable as YAML"),
     ("weights-missing", lambda place: (place / "model.safetensors").unlink(), "is not a readable model"),
     ("weights-truncated", lambda place: cut(place / "model.safetensors", 300_000), "is not a readable model"),
     ("weights-truncated-in-header", lambda place: cut(place / "model.safetensors", 50), "is not a readable model"),

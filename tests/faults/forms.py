@@ -360,7 +360,8 @@ def docids_hold(lines: list[str]) -> Any:
 
 
 def yaml_text(draw: Draw, fields: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(fields, allow_unicode=draw(st.booleans()), sort_keys=draw(st.booleans())))
+    fold = 10**9  # a folded text means its blank lines
+    return str(yaml.safe_dump(fields, width=fold, allow_unicode=draw(st.booleans()), sort_keys=draw(st.booleans())))
 
 
 @st.composite
