@@ -15,7 +15,7 @@ import yaml
 
 from e2rank_pyserini.choices import DTYPES, VARIANTS
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, shown
 
 POOLINGS = ("last", "mean", "cls")
 OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
@@ -166,7 +166,7 @@ def _family(name: str) -> str:
         raise E2RankError(f"model {name}: {there} has no config.json")
     try:
         return _by_type(json.loads(config.read_text(encoding="utf-8")).get("model_type"), name)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise E2RankError(f"model {name}: its config.json is not readable: {error}") from error
 
 
@@ -174,7 +174,7 @@ def _by_type(model_type: object, name: str) -> str:
     families: dict[str, str] = _models()["families"]
     if not isinstance(model_type, str) or model_type not in families:
         raise E2RankError(
-            f"model {name}: its model_type {model_type!r} is not one of {', '.join(families)}; "
+            f"model {name}: its model_type {shown(model_type)} is not one of {', '.join(families)}; "
             f"say which named model it is like (--like), or write {OWN_FILE} beside its weights"
         )
     return families[model_type]
@@ -185,7 +185,7 @@ def record(kind: type[Record], fields: Mapping[str, Any], where: str) -> Record:
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
-            raise E2RankError(f"{where}: unknown key {key!r}{near_miss(key, known)}")
+            raise E2RankError(f"{where}: unknown key {shown(key)}{near_miss(key, known)}")
     for key, field in known.items():
         if key not in fields and field.default is field.default_factory is dataclasses.MISSING:
             raise E2RankError(f"{where}: key {key!r} is missing")
@@ -200,19 +200,22 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     first = allowed[0]
     if dataclasses.is_dataclass(first) or get_origin(first) is dict:
         if not isinstance(value, dict):
-            raise E2RankError(f"{where}: expected a mapping, got {value!r}")
+            raise E2RankError(f"{where}: expected a mapping, got {shown(value)}")
         if get_origin(first) is dict:
-            return {str(key): _value(get_args(first)[1], item, f"{where}: {key}") for key, item in value.items()}
+            for key in value:
+                if not isinstance(key, str):  # YAML reads 007 as 7
+                    raise E2RankError(f"{where}: expected text as a key (in quotes), got {shown(key)}")
+            return {key: _value(get_args(first)[1], item, f"{where}: {key}") for key, item in value.items()}
         return record(first, value, where)
     if get_origin(first) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise E2RankError(f"{where}: expected a list of strings, got {value!r}")
+            raise E2RankError(f"{where}: expected a list of strings, got {shown(value)}")
         return tuple(value)
     if float in allowed and type(value) is int:
         return float(value)
     if type(value) not in allowed:
         names = " or ".join("null" if one is NoneType else one.__name__ for one in allowed)
-        raise E2RankError(f"{where}: expected {names}, got {value!r}")
+        raise E2RankError(f"{where}: expected {names}, got {shown(value)}")
     return value
 
 
@@ -221,10 +224,26 @@ def one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
         raise E2RankError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.MarkedYAMLError(problem=f"key {twice!r} appears twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def yaml_file(path: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        raise E2RankError(f"{path}{line}: not readable as YAML: {reason}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date, a number
         raise E2RankError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, dict):
         raise E2RankError(f"{path}: expected a mapping")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2rank_pyserini import __version__
+from e2rank_pyserini.check_command import add_check_parser
 from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.convert_command import add_convert_parser
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"e2rank-pyserini {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_index_parser(commands, (_dataset, _corpus, lambda parser: _model(parser, required=True)), _positive)
+    add_check_parser(commands)
     _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     add_rerank_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)

@@ -31,9 +31,9 @@ def search(arguments: Namespace) -> None:
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
     excluded = exclusions_of(arguments, data)
+    inputs = fingerprints(arguments, topics, excluded, index=arguments.index)
     with timed("load"):
         opened = opened_index(arguments)
-    inputs = fingerprints(arguments, topics, excluded, index=arguments.index)
     encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
     task = arguments.task or (data.spec.retrieval_task if data else None)

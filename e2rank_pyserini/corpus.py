@@ -9,7 +9,7 @@ from typing import Any
 from e2rank_pyserini import java, storage
 from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import Document, E2RankError
+from e2rank_pyserini.types import Document, E2RankError, shown
 
 LUCENE = "lucene:"
 _BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
@@ -182,15 +182,15 @@ def _parse(line: str, where: str) -> Document:
     row = parse_object(line, where)
     docid = next((row[key] for key in ("_id", "id", "docid") if row.get(key) is not None), None)
     if not isinstance(docid, str | int) or isinstance(docid, bool):
-        raise E2RankError(f"{where}: expected a docid under _id, id or docid, got {docid!r}")
+        raise E2RankError(f"{where}: expected a docid under _id, id or docid, got {shown(docid)}")
     if str(docid).split() != [str(docid)]:
-        raise E2RankError(f"{where}: expected a docid without blanks, got {docid!r}")
+        raise E2RankError(f"{where}: expected a docid without blanks, got {shown(docid)}")
     text = row["text"] if "text" in row else row.get("contents")
     if not isinstance(text, str):
-        raise E2RankError(f"{where}: document {docid}: expected a text under text or contents, got {text!r}")
+        raise E2RankError(f"{where}: document {docid}: expected a text under text or contents, got {shown(text)}")
     title = "" if row.get("title") is None else row["title"]
     if not isinstance(title, str):
-        raise E2RankError(f"{where}: document {docid}: expected a title as text, got {title!r}")
+        raise E2RankError(f"{where}: document {docid}: expected a title as text, got {shown(title)}")
     return Document(str(docid), title.strip(), text.strip())
 
 

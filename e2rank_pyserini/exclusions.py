@@ -5,7 +5,7 @@ from pathlib import Path
 
 from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import E2RankError, Qrels, Run
+from e2rank_pyserini.types import E2RankError, Qrels, Run, shown
 
 Exclusions = dict[str, frozenset[str]]  # qid -> docids
 _NONE = "N/A"  # how BRIGHT says that a query excludes nothing
@@ -64,10 +64,10 @@ def _example(line: str, where: str) -> tuple[str, list[str]]:
     row = parse_object(line, where)
     qid, docids = row.get("id"), row.get("excluded_ids")
     if not isinstance(qid, str | int) or isinstance(qid, bool):
-        raise E2RankError(f"{where}: expected a query id under id, got {qid!r}")
+        raise E2RankError(f"{where}: expected a query id under id, got {shown(qid)}")
     if not isinstance(docids, list) or not all(isinstance(docid, str) for docid in docids):
-        raise E2RankError(f"{where}: expected a list of docids under excluded_ids, got {docids!r}")
+        raise E2RankError(f"{where}: expected a list of docids under excluded_ids, got {shown(docids)}")
     for docid in docids:
         if docid.split() != [docid]:
-            raise E2RankError(f"{where}: expected a docid without blanks, got {docid!r}")
+            raise E2RankError(f"{where}: expected a docid without blanks, got {shown(docid)}")
     return str(qid), docids

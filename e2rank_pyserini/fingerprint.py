@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-_WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
+WHOLE = 1 << 30  # files up to this size are hashed whole, larger ones by evenly spaced blocks
 _BLOCK = 1 << 20
 
 
@@ -15,7 +15,7 @@ def of_files(files: Iterable[Path]) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}".encode())
         with file.open("rb") as handle:
-            for offset in range(0, size, _BLOCK if size <= _WHOLE else size // 256):
+            for offset in range(0, size, _BLOCK if size <= WHOLE else size // 256):
                 handle.seek(offset)
                 digest.update(handle.read(_BLOCK))
     return digest.hexdigest()[:16]

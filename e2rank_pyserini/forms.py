@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from e2rank_pyserini.topics import parse_object
+from e2rank_pyserini.topics import parse_object, unique
 from e2rank_pyserini.trec import atomic, finite, read_lines, read_qrels, read_run
-from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics
+from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics, shown
 
 Requests = list[tuple[str, Any]]  # where each one stands, and what stands there
 _WANTED = "a run (six columns, ranx's JSON or rank_llm's JSON lines) or qrels (four or three columns, or ranx's JSON)"
@@ -86,7 +86,7 @@ def qrels_of(path: Path, form: str) -> Qrels:
     qrels: Qrels = {}
     for qid, docid, grade, where in _entries(_json(path), path):
         if type(grade) is not int or abs(grade) >= 10**18:
-            raise E2RankError(f"{where}: expected an integer grade, got {grade!r}")
+            raise E2RankError(f"{where}: expected an integer grade, got {shown(grade)}")
         qrels.setdefault(qid, {})[docid] = grade
     if not qrels:
         raise E2RankError(f"{path}: no judgments found")
@@ -142,7 +142,7 @@ def _json(path: Path) -> Requests | dict[str, Any]:
         places = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
         return [(where, parse_object(line, where)) for where, line in places]
     try:
-        whole = json.loads("\n".join(lines), object_pairs_hook=_unique)
+        whole = json.loads("\n".join(lines), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise E2RankError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
@@ -159,14 +159,6 @@ def _is_request(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and bool({"query", "candidates"} & row.keys())
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
-    return row
 
 
 def _kind_of(found: dict[str, Any], path: Path) -> str:
@@ -227,11 +219,11 @@ def _word(value: Any, what: str, where: str) -> str:
     """An id as text: a word, or a whole number. Half of a surrogate pair is no character."""
     word = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if word.split() != [word] or any("\ud800" <= character <= "\udfff" for character in word):
-        raise E2RankError(f"{where}: expected a {what} without blanks, got {value!a}")
+        raise E2RankError(f"{where}: expected a {what} without blanks, got {shown(value)}")
     return word
 
 
 def _score(value: Any, where: str) -> float:
     if type(value) not in (int, float):
-        raise E2RankError(f"{where}: expected a finite score, got {value!r}")
+        raise E2RankError(f"{where}: expected a finite score, got {shown(value)}")
     return finite(float(value) if abs(value) < 1e300 else math.inf, value, where)

@@ -1,7 +1,6 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.sealed import SEAL, read_sealed
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import E2RankError, Hit, Vectors
+from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
 
@@ -54,7 +54,7 @@ def read_faiss(path: Path) -> Any:
     faiss = faiss_module()
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:  # it believes what a header says of sizes
         raise E2RankError(f"{path}: not readable by FAISS: {_last_clause(error)}") from error
 
 
@@ -112,9 +112,9 @@ class DenseIndex:
 
     def _read(self) -> tuple[list[str], dict[str, Any] | None, Any]:
         """Docids, sidecar, and the index as FAISS has it."""
-        if not (self.directory / "index").is_file() or not (self.directory / "docid").is_file():
-            raise E2RankError(f"{self.directory}: expected a FAISS index of Pyserini's form (files index and docid)")
-        return read_docids(self.directory / "docid"), _sidecar(self.directory), read_faiss(self.directory / "index")
+        place = self.directory
+        check_form(place)
+        return read_docids(place / "docid"), read_sidecar(place), read_faiss(place / "index")
 
     @property
     def dim(self) -> int:
@@ -124,7 +124,11 @@ class DenseIndex:
     @property
     def exact(self) -> bool:
         """Whether the vectors are stored in full, not quantised."""
-        return bool(self.index.sa_code_size() >= 4 * self.dim)
+        holder = getattr(self.index, "storage", self.index)  # HNSW keeps them in an index of its own
+        try:
+            return bool(holder.sa_code_size() >= 4 * self.dim)
+        except RuntimeError:  # nor can FAISS say it of an HNSW behind a transformation
+            return False
 
     def __len__(self) -> int:
         return len(self.docids)
@@ -149,8 +153,7 @@ class DenseIndex:
 
         A quantised index gives approximations, scaled back to length 1.
         """
-        if not self._direct_map:
-            self._make_direct_map()
+        self._make_direct_map()
         rows = np.array([self.rows.get(docid, -1) for docid in docids], dtype=np.int64)
         stored = rows >= 0
         result: Vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
@@ -161,6 +164,12 @@ class DenseIndex:
             lengths = np.linalg.norm(found, axis=1, keepdims=True)
             result[stored] = found / np.where(lengths > 0, lengths, 1)
         return result, stored
+
+    def raw(self, start: int, stop: int) -> NDArray[np.float32]:
+        """(stop - start, dim) the vectors of these rows as they are stored, of any length."""
+        self._make_direct_map()
+        found: NDArray[np.float32] = self.index.reconstruct_n(start, stop - start)
+        return found
 
     @property
     def built_with(self) -> dict[str, Any] | None:
@@ -187,24 +196,28 @@ class DenseIndex:
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""
-        inner = self.faiss.try_extract_index_ivf(self.index)
+        inner = None if self._direct_map else self.faiss.try_extract_index_ivf(self.index)
         if inner is not None:
             inner.make_direct_map()
         self._direct_map = True
 
 
-def _sidecar(directory: Path) -> dict[str, Any] | None:
+def check_form(directory: Path) -> None:
+    """Refuse a directory without the two files of Pyserini's form."""
+    if not (directory / "index").is_file() or not (directory / "docid").is_file():
+        raise E2RankError(f"{directory}: expected a FAISS index of Pyserini's form (files index and docid)")
+
+
+def read_sidecar(directory: Path) -> dict[str, Any] | None:
+    """What e2rank.json says, its seal checked; None where there is none. Those of earlier versions have no seal."""
     path = directory / SIDECAR
     if not path.exists():
         return None
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise E2RankError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise E2RankError(f"{path}: expected an object")
+    loaded = read_sealed(path, required=False)
+    if "files" in loaded and SEAL not in loaded:
+        raise E2RankError(f"{path}: is not what was written: its seal ({SEAL}) is gone")
     if not isinstance(loaded.get("model"), dict | None):
-        raise E2RankError(f"{path}: expected the model as an object, got {loaded['model']!r}")
+        raise E2RankError(f"{path}: expected the model as an object, got {shown(loaded['model'])}")
     return loaded
 
 

@@ -15,6 +15,8 @@ from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.encoding import Engine, encode, here
 from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package, flat_header
+from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.sealed import seal
 from e2rank_pyserini.shards import SHARD_DOCUMENTS, Shard, Shards, summed
 from e2rank_pyserini.types import Document, E2RankError, Vectors
 
@@ -65,6 +67,7 @@ def build_index(
         if directory is not None:
             with built_aside(directory) as staging:
                 _put_together(index, factory, kept, encoded, staging)
+                sidecar = seal({**sidecar, **hashes(staging)})
                 sidecar_text = json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n"
                 (staging / SIDECAR).write_text(sidecar_text, encoding="utf-8")
     return sidecar

@@ -13,7 +13,7 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
-from e2rank_pyserini.shards import MANIFEST
+from e2rank_pyserini.sharded import fingerprint as index_fingerprint
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
@@ -88,7 +88,8 @@ def fingerprints(
 ) -> dict[str, dict[str, str | None]]:
     """What was read, and what tells whether it is still the same: for RUN.json, and for `rerun` before it starts.
 
-    `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes.
+    `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes, and refused where
+    they are not those that were written: call this before FAISS opens it.
     """
     with timed("read"):
         return _fingerprints(arguments, topics, excluded, source, index)
@@ -109,10 +110,7 @@ def _fingerprints(
     if run is not None:  # a pipe cannot be read again
         found["run"] = {"path": run, "sha256": fingerprint.sha256(Path(run)) if Path(run).is_file() else None}
     if index is not None:
-        place = storage.local(index)
-        parts = (MANIFEST,) if (place / MANIFEST).is_file() else ("index", "docid")  # a manifest holds hashes of all
-        files = [place / name for name in parts]
-        found["index"] = {"path": index, "fingerprint": fingerprint.of_files(files)}
+        found["index"] = {"path": index, "fingerprint": index_fingerprint(storage.local(index))}
     if source is not None:
         found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
     return found

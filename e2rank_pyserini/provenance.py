@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import fingerprint
+from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import atomic, check_writable, read_lines
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, shown
 
 FORMAT = 1
 COMMANDS = ("search", "bm25", "rerank", "feedback")  # whose runs have a record
@@ -41,7 +42,7 @@ def _are_seconds(value: Any) -> bool:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+    return isinstance(value, list) and all(isinstance(word, str) and "\0" not in word for word in value)
 
 
 def _are_inputs(value: Any) -> bool:
@@ -100,15 +101,12 @@ def write(run: Path, record: dict[str, Any], *, topics: int, hits: int) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """A record as `write` wrote it. Raises E2RankError for what is none."""
-    try:
-        record = json.loads("\n".join(read_lines(path)))
-    except (ValueError, RecursionError) as error:
-        raise E2RankError(f"{path}:{getattr(error, 'lineno', 1)}: not JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = parse_object("\n".join(read_lines(path)), str(path))
+    if record.get("format") != FORMAT:
         raise E2RankError(f"{path}: expected the record of a run, an object of format {FORMAT}")
     for name, is_sound in _FORM.items():
         if not is_sound(record.get(name)):
-            raise E2RankError(f"{path}: {name}: not as format {FORMAT} has it: {record.get(name)!r}")
+            raise E2RankError(f"{path}: {name}: not as format {FORMAT} has it: {shown(record.get(name))}")
     return record
 
 

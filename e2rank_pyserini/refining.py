@@ -52,10 +52,10 @@ class Refining:
             self.topics = topics_of(arguments, self.data)
         check_known(self.given, self.topics)
         self.first = self.given if whole else {qid: hits[: arguments.depth] for qid, hits in self.given.items()}
-        with timed("load"):
-            self.index = opened_index(arguments)
         self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
         self.inputs = fingerprints(arguments, self.topics, self.excluded, source=self.source, index=arguments.index)
+        with timed("load"):
+            self.index = opened_index(arguments)
         self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
         self.texts: dict[str, str] = {}

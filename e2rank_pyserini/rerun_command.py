@@ -52,7 +52,7 @@ def _check_inputs(name: str, record: dict[str, Any]) -> None:
             data = named_dataset(options)
             topics, excluded = topics_of(options, data), exclusions_of(options, data)
             now = fingerprints(options, topics, excluded, source=paths.get("corpus"), index=paths.get("index"))
-    except AttributeError as error:
+    except (AttributeError, TypeError, ValueError) as error:  # ValueError: a path with a NUL
         raise E2RankError(f"{name}: its options are not those of this version: {error}") from error
     except OSError as error:
         raise E2RankError(f"{name}: {error.filename}: cannot be read: {error.strerror}") from error

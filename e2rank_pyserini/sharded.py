@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini import integrity
+from e2rank_pyserini.fingerprint import WHOLE, of_files
 from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_docids, read_faiss
-from e2rank_pyserini.shards import MANIFEST, Shards, listed, name_of, read_manifest
+from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
 from e2rank_pyserini.storage import Folder, is_remote
 from e2rank_pyserini.types import E2RankError, Vectors
 
@@ -20,6 +22,26 @@ def open_index(place: str | Path, encoder: Encodes | None = None) -> DenseIndex:
         raise E2RankError(f"{place}: an index is memory-mapped: copy it to this machine")
     path = Path(str(place).removeprefix("file://"))
     return ShardedIndex(path, encoder) if (path / MANIFEST).is_file() else DenseIndex(path, encoder)
+
+
+def fingerprint(directory: Path) -> str:
+    """`integrity.fingerprint`, for shards too: of their manifest, which holds the hashes of all.
+
+    Shards of up to 1 GiB together are read whole and refused where their bytes are not those that were written.
+    """
+    if not (directory / MANIFEST).is_file():
+        return integrity.fingerprint(directory)
+    shards = listed(Folder(str(directory)), read_manifest(Folder(str(directory))))
+    small = sum(path.stat().st_size for path in directory.rglob("index")) <= WHOLE
+    for line in damaged(directory, shards) if small else ():
+        raise E2RankError(line)
+    return of_files([directory / MANIFEST])
+
+
+def damaged(directory: Path, shards: Sequence[Shard]) -> Iterator[str]:
+    """A line for each shard that is not what was written; every byte is read."""
+    for shard in shards:
+        yield from integrity.damaged(directory / f"{shard.number:05}", {"files": shard.files})
 
 
 class ShardedIndex(DenseIndex):
@@ -79,6 +101,10 @@ class _Parts:
             here = places == number
             found[here] = part.reconstruct_batch(rows[here] - start)
         return found
+
+    def reconstruct_n(self, start: int, count: int) -> Vectors:
+        """(count, dim): the vectors from row `start` on."""
+        return self.reconstruct_batch(np.arange(start, start + count))
 
     def _opened(self, numbers: Any) -> Iterator[tuple[int, Any]]:
         for number in numbers:

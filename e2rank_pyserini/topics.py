@@ -1,5 +1,6 @@
 """Topics in every form that Pyserini reads, and BEIR's. Told apart by content; ids stay strings."""
 
+import collections
 import json
 import re
 from collections.abc import Iterator
@@ -63,7 +64,11 @@ def _json(text: str, path: Path) -> Rows:
         whole = None
     if whole and all(isinstance(value, list) and all(isinstance(pair, tuple) for pair in value) for _, value in whole):
         for qid, fields in whole:
-            yield 0, qid, _field(dict(fields), ("title", "text", "query"), f"{path}: topic {qid}")
+            where = f"{path}: topic {qid}"
+            try:
+                yield 0, qid, _field(unique(fields), ("title", "text", "query"), where)
+            except ValueError as error:
+                raise E2RankError(f"{where}: {error}") from error
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -77,13 +82,22 @@ def _json(text: str, path: Path) -> Rows:
 def parse_object(line: str, where: str) -> dict[str, Any]:
     """A line of JSON as an object; E2RankError when it is none."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=unique)
+        if not isinstance(row, dict):
+            raise E2RankError(f"{where}: expected an object, got {type(row).__name__}")
+        if "\\u" in line:  # only an escape can name half a surrogate pair
+            _check_unicode(json.dumps(row, ensure_ascii=False), where)
     except (ValueError, RecursionError) as error:
         raise E2RankError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise E2RankError(f"{where}: expected an object, got {type(row).__name__}")
-    if "\\u" in line:  # only an escape can name half a surrogate pair
-        _check_unicode(json.dumps(row, ensure_ascii=False), where)
+    return row
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that stands twice, whose first value would be lost."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for key, times in collections.Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"{twice!r} appears twice in one object")
     return row
 
 
@@ -103,14 +117,15 @@ def _field(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
     return str(next((value for value in values if str(value).strip()), values[0]))
 
 
-_NUMBER = re.compile(r"<num>\s*(?:Number:)?\s*([^\s<]+)", re.I)
-_TITLE = re.compile(r"<title>\s*(?:Topic:)?\s*(.*?)\s*(?=<|\Z)", re.I | re.S)
-_DOCNO = re.compile(r"\s*<DOCNO>\s*([^\s<]+)\s*</DOCNO>(.*)", re.I | re.S)
+# *+ gives nothing back: a page of blanks is read once
+_NUMBER = re.compile(r"<num>\s*+(?:Number:\s*+)?([^\s<]+)", re.I)
+_TITLE = re.compile(r"<title>\s*+(?:Topic:)?([^<]*+)", re.I)
+_DOCNO = re.compile(r"\s*+<DOCNO>\s*+([^\s<]++)\s*+</DOCNO>(.*)", re.I | re.S)
 
 
 def _trec(text: str, path: Path) -> Rows:
     """`<top><num> Number: …<title> …`, its tags rarely closed: not XML."""
-    for line, body in _blocks(text, "top", path):
+    for line, body in _blocks(text, "top", "<num>", path):
         number, title = _NUMBER.search(body), _TITLE.search(body)
         if number is None or title is None:
             raise E2RankError(f"{path}:{line}: expected <num> and <title> in the topic")
@@ -118,21 +133,29 @@ def _trec(text: str, path: Path) -> Rows:
 
 
 def _cacm(text: str, path: Path) -> Rows:
-    for line, body in _blocks(text, "DOC", path, closed=True):
+    for line, body in _blocks(text, "DOC", "<DOCNO>", path, closed=True):
         match = _DOCNO.fullmatch(body)
         if match is None:
             raise E2RankError(f"{path}:{line}: expected <DOCNO> and a query in the topic")
         yield line, match[1], " ".join(match[2].split())
 
 
-def _blocks(text: str, tag: str, path: Path, *, closed: bool = False) -> Iterator[tuple[int, str]]:
-    """The line and the content of every `<tag>`, up to its end (or, unless it must be closed, to the next one)."""
-    openings = list(re.finditer(rf"<{tag}\s*>", text, re.I))
+def _blocks(text: str, tag: str, mark: str, path: Path, *, closed: bool = False) -> Iterator[tuple[int, str]]:
+    """The line and the content of every `<tag>`, up to its end (or, unless it must be closed, to the next one).
+
+    Raises E2RankError for a topic that has lost its `<tag>`: its `mark` is outside of any, or a second one inside.
+    """
+    openings = list(re.finditer(rf"<{tag}\s*+>", text, re.I))
+    line, counted = 1, 0
     for opening, end in zip(openings, [*(other.start() for other in openings[1:]), len(text)], strict=True):
-        line = text.count("\n", 0, opening.start()) + 1
-        body, close, _ = re.split(rf"(</{tag}\s*>|\Z)", text[opening.end() : end], maxsplit=1, flags=re.I)
-        if closed and not close:
+        line += text.count("\n", counted, opening.start())
+        body, *rest = re.split(rf"</{tag}\s*+>", text[opening.end() : end], maxsplit=1, flags=re.I)
+        if closed and not rest:
             raise E2RankError(f"{path}:{line}: <{tag}> is not closed")
+        before = text[: opening.start()] if opening is openings[0] else ""
+        if len(re.findall(mark, f"{before}{body}{''.join(rest)}", re.I)) > 1:
+            raise E2RankError(f"{path}:{line}: expected one {mark} in a <{tag}>, got more: a <{tag}> is missing")
+        counted = opening.start()
         yield line, body
 
 
@@ -157,6 +180,7 @@ def _xml_topics(text: str) -> tuple[list[tuple[int, str | None, dict[str, str]]]
     opened: list[tuple[int, str | None, dict[str, str]]] = []
     path: list[str] = []
     parser = expat.ParserCreate()
+    parser.buffer_text = True  # or a long text comes, and is copied, line by line
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         if tag == "topic":

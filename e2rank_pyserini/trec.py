@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
+from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
 _LARGEST = 1e38  # trec_eval holds scores as float32
@@ -65,14 +65,18 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 def read_qrels(path: Path) -> Qrels:
     """TREC qrels (`qid 0 docid grade`) or BEIR's TSV with its header (`query-id corpus-id score`), .gz too."""
     qrels: Qrels = {}
+    width = None
     for number, line in enumerate(read_lines(path), start=1):
         columns = line.split()
         if not columns or (number == 1 and columns[0] == "query-id"):
             continue
+        width = width or len(columns)
         if len(columns) not in (3, 4):
             raise E2RankError(
                 f"{path}:{number}: expected 4 columns (qid 0 docid grade) or 3 (BEIR), got {len(columns)}"
             )
+        if len(columns) != width:  # a line that has lost a column may still look like one of the other form
+            raise E2RankError(f"{path}:{number}: expected {width} columns as in the lines before, got {len(columns)}")
         qid, docid, grade = columns[0], columns[-2], _integer(columns[-1], "grade", path, number)
         judged = qrels.setdefault(qid, {})
         if judged.get(docid, grade) != grade:
@@ -156,16 +160,18 @@ def _number(word: str, path: Path, line: int) -> float:
     return finite(value, word, f"{path}:{line}")
 
 
-def finite(score: float, shown: object, where: str) -> float:
-    """The score, if it is a number that float32 holds, as trec_eval does; `shown` is what the file says."""
+def finite(score: float, said: object, where: str) -> float:
+    """The score, if it is a number that float32 holds, as trec_eval does; `said` is what the file says."""
     if not math.isfinite(score):
-        raise E2RankError(f"{where}: expected a finite score, got {shown!r}")
+        raise E2RankError(f"{where}: expected a finite score, got {shown(said)}")
     if abs(score) > _LARGEST:
-        raise E2RankError(f"{where}: expected a score of at most {_LARGEST:g} (trec_eval holds float32), got {shown!r}")
+        raise E2RankError(
+            f"{where}: expected a score of at most {_LARGEST:g} (trec_eval holds float32), got {shown(said)}"
+        )
     return score
 
 
 def _integer(word: str, what: str, path: Path, line: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", word):
-        raise E2RankError(f"{path}:{line}: expected an integer {what}, got {word!r}")
+        raise E2RankError(f"{path}:{line}: expected an integer {what}, got {shown(word)}")
     return int(word)

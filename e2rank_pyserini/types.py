@@ -1,5 +1,6 @@
 """The vocabulary: what a document, a hit, a run is, and what every encoder promises."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -9,8 +10,33 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]  # (n, dim), rows of length 1
 
 
+_LONGEST = 1500  # characters of an error
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = _SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
 class E2RankError(Exception):
-    """Something the user can mend: one line that says what was expected, what came, and where."""
+    """Something the user can mend: one line that says what was expected, what came, and where.
+
+    What a file holds may be in it, so it is kept to one line of a length that can be read.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = message if message.isprintable() else "".join(map(_printed, message))
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} … {line[-290:]}")
+
+
+def shown(value: object) -> str:
+    """A value that a file holds, for an error: of any depth and size."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"
+
+
+def _printed(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 class Document(NamedTuple):

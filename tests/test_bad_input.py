@@ -1,5 +1,6 @@
 """Bad input, end to end: one line that says what and where, the right exit code, and nothing half-written."""
 
+import contextlib
 import gzip
 import json
 import logging
@@ -18,6 +19,8 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.sealed import seal
 
 # What a test fills in: {beir} {model} {index} {run} are the sound fixtures, {tmp} is the test's own directory,
 # {out} the output (below {tmp}).
@@ -529,6 +532,14 @@ def rebuilt(index: Any, vectors: np.ndarray, *, said: bool = False) -> Change:
     return apply
 
 
+def sealed_again(place: Path) -> None:
+    """Have the sidecar name the files as they are: what is tested lies behind the hashes (faults/test_damage.py)."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((place / "e2rank.json").read_text())
+        if "files" in record:
+            (place / "e2rank.json").write_text(json.dumps(seal({**record, **hashes(place)})))
+
+
 def unit_rows(dim: int) -> np.ndarray:
     rows = np.random.default_rng(0).standard_normal((40, dim)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -572,9 +583,9 @@ BAD_INDEXES = [
     ("other-texts", other_texts, NAMED, "{tmp}/index: document 039 encoded by"),
     ("first-docid-unknown", rebuilt(faiss.IndexFlatIP(64), unit_rows(64)), f"{NAMED} --corpus {{tmp}}/c.jsonl", "000"),
     ("model-unsaid", lambda place: (place / "e2rank.json").unlink(), "", "/index: was not built by e2rank index"),
-    ("sidecar-broken", lambda place: cut(place / "e2rank.json", 100), "", "/index/e2rank.json: not readable as JSON"),
-    ("sidecar-empty", lambda place: cut(place / "e2rank.json", 0), "", "/index/e2rank.json: not readable as JSON"),
-    ("sidecar-latin-1", lambda place: put(place / "e2rank.json", b"\xe9"), "", "/index/e2rank.json: not readable"),
+    ("sidecar-broken", lambda place: cut(place / "e2rank.json", 100), "", "/index/e2rank.json: not JSON"),
+    ("sidecar-empty", lambda place: cut(place / "e2rank.json", 0), "", "/index/e2rank.json: not JSON"),
+    ("sidecar-latin-1", lambda place: put(place / "e2rank.json", b"\xe9"), "", "/index/e2rank.json: not UTF-8"),
     ("sidecar-list", lambda place: put(place / "e2rank.json", "[]"), "", "/index/e2rank.json: expected an object"),
     ("sidecar-without-model", sidecar(lambda record: record.pop("model")), "", "{tmp}/index"),
     ("sidecar-without-model-nor-its-texts", model_unsaid_and_other_texts, NAMED, "{tmp}/index"),
@@ -597,6 +608,7 @@ def test_index(
     shutil.copytree(tiny_index, tmp_path / "index")
     put(tmp_path / "c.jsonl", DOC)
     change(tmp_path / "index")
+    sealed_again(tmp_path / "index")
     line = SEARCH if command == "search" else RERANK
     refused(f"{line.replace('{index}', '{tmp}/index')} {options}", fragment)
 
@@ -699,7 +711,7 @@ MODELS = [
     ("own-lengths-ill-typed", lengths(query="24"), "e2rank.yaml: lengths: query: expected int, got '24'"),
     ("own-lengths-too-small", lengths(document=1), "lengths must be at least 2 tokens"),
     ("own-lengths-beyond-positions", lengths(document=4096), "it has 2048 positions"),
-    ("own-broken-yaml", own_text("pooling: [last\nlengths: }"), "e2rank.yaml: not readable as YAML"),
+    ("own-broken-yaml", own_text("pooling: [last\nlengths: }"), "e2rank.yaml:2: not readable as YAML"),
     ("own-empty", own_text(""), "e2rank.yaml: expected a mapping"),
     ("own-list", own_text("- pooling\n"), "e2rank.yaml: expected a mapping"),
     ("own-latin-1", own_text(b"pooling: caf\xe9\n"), "e2rank.yaml: not readable as YAML"),

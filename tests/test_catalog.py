@@ -1,12 +1,14 @@
 """The catalogs load strictly, say what they mean, and hold the protocol's strings to the letter."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from e2rank_pyserini import catalog
 from e2rank_pyserini.types import E2RankError
+from tests.faults.limits import within
 
 METHOD = Path(__file__).resolve().parents[2] / "shared" / "METHOD.md"
 
@@ -83,3 +85,47 @@ def test_a_directory_named_as_a_named_model_wins(tmp_path: Path, monkeypatch: py
 def test_a_sidecar_gives_back_its_model():
     spec = catalog.model("minilm")
     assert catalog.model_of_sidecar({**dataclasses.asdict(spec), "identity": "abc"}, "x") == spec
+
+
+# each list holds nine of the one before: 9^9 words if they were written out
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("window: 5\nwindow: 8\n", "e2rank.yaml:1: not readable as YAML: key 'window' appears twice"),
+        (
+            "window: 5\nlengths: {query: 1, query: 2}\n",
+            "e2rank.yaml:2: not readable as YAML: key 'query' appears twice",
+        ),
+        ("window: 5\n  x: [\n", "e2rank.yaml:2: not readable as YAML: "),
+        ("window: 2001-99-99\n", "e2rank.yaml: not readable as YAML: month must be in 1..12"),
+        ("window: " + "[" * 5000, "e2rank.yaml: not readable as YAML: maximum recursion depth"),
+        ("window: 0x" + "f" * 5000, "e2rank.yaml: key 'pooling' is missing"),
+        (LAUGHS, "e2rank.yaml: unknown key 'a0'"),
+    ],
+)
+def test_what_is_wrong_in_a_models_own_record_is_one_line(tmp_path: Path, content: str, told: str):
+    (tmp_path / "e2rank.yaml").write_text(content)
+    with pytest.raises(E2RankError, match=re.escape(told)) as caught:
+        catalog.model(str(tmp_path))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", [f"0x{'f' * 5000}", "[*a9, *a9]"])
+def test_a_value_of_any_size_is_refused_in_one_line(tmp_path: Path, value: str):
+    fields = {"pooling": "last", "eos": None, "query": "{query}", "prompt": "paper", "window": 1, "dtype": "auto"}
+    lengths = {"document": 2, "query": 2, "prompt": 2}
+    (tmp_path / "large.yaml").write_text(f"{LAUGHS}chat: {value}\n")
+    chat = catalog.yaml_file(tmp_path / "large.yaml")["chat"]
+    named = {"name": "n", "source": "s", "chat": chat, "lengths": lengths}
+    with within(5, "a large value"), pytest.raises(E2RankError, match="x: chat: expected str, got") as caught:
+        catalog.record(catalog.ModelSpec, {**fields, **named}, "x")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_nested_configuration_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(E2RankError, match=r"its config\.json is not readable: maximum recursion"):
+        catalog.model(str(tmp_path))

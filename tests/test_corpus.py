@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2rank_pyserini.corpus import documents, find, fingerprint
-from e2rank_pyserini.types import Document
+from e2rank_pyserini.types import Document, E2RankError
 
 ROWS = [
     {"_id": "007", "title": "T", "text": "one"},
@@ -74,3 +74,9 @@ def test_queries_among_documents_are_refused(tmp_path: Path):
     write(tmp_path / "queries.jsonl", ROWS[:1])
     with pytest.raises(E2RankError, match=r"queries\.jsonl: queries in a folder of documents"):
         list(documents(str(tmp_path)))
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path):
+    (tmp_path / "x.jsonl").write_text('{"_id": "1", "text": "a"}\n{"_id": "2", "text": "a", "text": "b"}\n')
+    with pytest.raises(E2RankError, match=r"x\.jsonl:2: not JSON: 'text' appears twice in one object"):
+        list(documents(str(tmp_path / "x.jsonl")))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini.training.examples import Example, permutation, read_examples, write_examples
 from e2rank_pyserini.types import E2RankError
+from tests.faults.limits import within
 
 OURS = {"query": "q", "document": ["a", "b", "c"], "ranking": [3, 1, 2], "source": "s"}
 CHAT = [
@@ -264,3 +265,23 @@ def test_llm4ranking_pointwise(shared: Path):
         for text, one in zip(example.documents[1:], negatives, strict=True):
             assert text.endswith(one["text"].strip())
         assert example.relevance == (1.0, *[0.0] * 30)
+
+
+def test_many_passages_are_read_once(tmp_path: Path):
+    count = 50_000
+    user = "".join(f"\n[{n}] p" for n in range(1, count + 1)) + "\n[1] p" * count + "\nSearch Query: why."
+    order = " > ".join(f"[{n}]" for n in range(1, count + 1))
+    chat = [{"role": "user", "content": user}, {"role": "assistant", "content": order}]
+    with within(5, "many passages"):
+        (example,) = read_examples(put(tmp_path / "x.jsonl", {"messages": chat}))
+    assert len(example.documents) == count
+    unasked = [{"role": "user", "content": user.replace("Search", "")}, chat[1]]
+    with within(5, "no query"), pytest.raises(E2RankError, match="Search Query"):
+        read_examples(put(tmp_path / "x.jsonl", {"messages": unasked}))
+
+
+def test_an_empty_last_passage_is_a_passage(tmp_path: Path):
+    user = "Rank.\n[1] one\n[2] two\n[3] \nSearch Query: why.\n"
+    chat = [{"role": "user", "content": user}, {"role": "assistant", "content": "[2] > [3] > [1]"}]
+    (example,) = read_examples(put(tmp_path / "x.jsonl", {"messages": chat}))
+    assert example.documents == ("one", "two", "")

@@ -1,5 +1,6 @@
 """The index against a matrix product, for every kind that FAISS builds for us."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex, faiss_package, flat_header
 from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.integrity import fingerprint
 from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.sealed import read_sealed
 from e2rank_pyserini.types import Document, E2RankError
 
 
@@ -169,6 +172,35 @@ def test_the_sidecar_counts_this_build_alone(tmp_path: Path, beir: Path, encoder
     assert [first[key] for key in ("truncated", "empty", "tokens")] == [
         second[key] for key in ("truncated", "empty", "tokens")
     ]
+
+
+@pytest.mark.parametrize(
+    ("factory", "exact"), [("Flat", True), ("HNSW8", True), ("HNSW8,SQ8", False), ("PCAR32,HNSW8", False)]
+)
+def test_whether_vectors_are_stored_in_full(tmp_path: Path, encoder: E2RankEncoder, factory: str, exact: bool):
+    build_index([Document(str(n), "", f"wing {n}") for n in range(70)], encoder, tmp_path / "i", factory=factory)
+    assert DenseIndex(tmp_path / "i").exact is exact
+
+
+def test_the_sidecar_holds_the_hashes_of_the_files(tiny_index: Path):
+    sidecar = read_sealed(tiny_index / "e2rank.json")
+    assert sidecar["files"] == {
+        name: hashlib.sha256((tiny_index / name).read_bytes()).hexdigest() for name in ("index", "docid")
+    }
+    assert sidecar["fingerprint"] == fingerprint(tiny_index)
+
+
+def test_a_header_that_asks_for_too_much_memory_is_refused(tmp_path: Path):
+    import faiss
+
+    index = faiss.index_factory(32, "HNSW16", faiss.METRIC_INNER_PRODUCT)
+    index.add(np.eye(32, dtype=np.float32))
+    content = bytearray(faiss.serialize_index(index).tobytes())
+    content[3] ^= 8  # of its type: FAISS takes it for another one and asks for what its next bytes say
+    (tmp_path / "index").write_bytes(content)
+    (tmp_path / "docid").write_text("".join(f"{n}\n" for n in range(32)))
+    with pytest.raises(E2RankError, match="index: not readable by FAISS"):
+        DenseIndex(tmp_path)
 
 
 def test_stored_reads_no_vector(tiny_index: Path):

@@ -27,7 +27,7 @@ LAYERS = [
         "training.examples",
         "forms",
     },
-    {"carried", "loading", "comparison", "feedback"},
+    {"carried", "loading", "comparison", "feedback", "integrity"},
     {"datasets", "encoder", "published", "report"},
     {"benchmarks", "captions", "markup", "plots"},
     {"training.recipe", "training.state", "mteb_model"},
@@ -55,6 +55,7 @@ LAYERS = [
     {
         "commands",
         "index_command",
+        "check_command",
         "compare_command",
         "report_command",
         "mteb_command",

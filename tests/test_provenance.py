@@ -11,6 +11,8 @@ import pytest
 from e2rank_pyserini import provenance
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.fingerprint import sha256
+from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.sealed import seal
 
 
 @pytest.fixture
@@ -93,6 +95,13 @@ def swap_lines(path: Path) -> None:
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
 
 
+def build_again(path: Path) -> None:
+    """Another index in the same place, its sidecar in order."""
+    swap_lines(path)
+    sidecar = json.loads((path.parent / "e2rank.json").read_text())
+    (path.parent / "e2rank.json").write_text(json.dumps(seal({**sidecar, **hashes(path.parent)})))
+
+
 def reword(path: Path) -> None:
     path.write_text(path.read_text().replace('"text": "', '"text": "more '))
 
@@ -108,9 +117,10 @@ def flip_byte(path: Path) -> None:
     [
         ("first.trec", swap_lines, "its run first.trec has changed since"),
         ("first.trec", Path.unlink, "its run first.trec has changed since, or is no file"),
-        ("index/index", flip_byte, "its index index has changed since"),
-        ("index/docid", swap_lines, "its index index has changed since"),
-        ("index", shutil.rmtree, "index/index: cannot be read: No such file"),
+        ("index/index", flip_byte, "index/index: its bytes are not those that were written"),
+        ("index/docid", swap_lines, "index/docid: its bytes are not those that were written"),
+        ("index/docid", build_again, "its index index has changed since"),
+        ("index", shutil.rmtree, "index: expected a FAISS index"),
         ("toy/queries.jsonl", reword, "its topics toy has changed since"),
         ("excluded.txt", lambda path: path.write_text("007 001\n"), "its excluded excluded.txt has changed since"),
         ("toy", shutil.rmtree, "data set 'toy': expected a folder"),
@@ -201,8 +211,9 @@ def test_a_record_of_another_file_is_no_record(reranked: Path, capfd: pytest.Cap
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "x.json:1: not JSON"),
-        ("[]", "expected the record of a run"),
+        ("{", "x.json: not JSON"),
+        ("[]", "x.json: expected an object, got list"),
+        ('{"format": 1, "format": 1}', "x.json: not JSON: 'format' appears twice"),
         ('{"format": 2}', "expected the record of a run"),
         ('{"format": 1, "run": []}', "x.json: run: not as format 1 has it: []"),
         ('{"format": 1, "run": {"sha256": "0", "topics": 1, "file": "../x"}}', "x.json: run: not as format 1 has it"),
@@ -217,6 +228,23 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: str, told: str, c
     (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
     assert main(["rerun", str(tmp_path / "x.json")]) == 1
     assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"directory": "\0"},
+        {"options": {"dataset": None, "topics": 5}},
+        {"options": {"dataset": None, "topics": "\0"}},
+        {"command": ["search", "\0"]},
+    ],
+)
+def test_a_record_that_names_no_paths_is_refused(reranked: Path, change: Any, capfd: pytest.CaptureFixture[str]):
+    rewrite(reranked, **change)
+    assert main(["rerun", f"{reranked}.json"]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f"e2rank rerun: {reranked}.json: ")
+    assert told.count("\n") == 1
 
 
 def test_a_record_replaces_no_other_file(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path, capfd):

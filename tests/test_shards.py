@@ -225,6 +225,24 @@ def test_commands_take_a_folder_of_shards(
         np.testing.assert_allclose(np.array(whole[4::6], float), np.array(parts[4::6], float), atol=allowed)
 
 
+@pytest.mark.parametrize("name", ["index", "docid"])
+def test_check_reads_every_byte_of_every_shard(
+    encoder: E2RankEncoder, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
+    build(encoder, beir, None, shards=str(tmp_path / "s"))
+    assert main(["check", str(tmp_path / "s")]) == 0
+    assert "40 documents, 64 dimensions; every byte of every shard as written" in capsys.readouterr().out
+    path = tmp_path / "s" / "00003" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert main(["check", str(tmp_path / "s")]) == 1
+    assert f"damaged: {path}: its bytes are not those" in capsys.readouterr().out
+    words = ["search", "--dataset", str(beir), "--index", str(tmp_path / "s"), "--output", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert f"{path}: its bytes are not those" in capsys.readouterr().err
+
+
 def test_unfinished_shards_are_not_searched(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
     interrupted(encoder, beir, tmp_path / "i", 1)
     with pytest.raises(E2RankError, match=r"manifest.json: its shards are not all encoded"):

@@ -162,6 +162,8 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("rate-nan", {}, "--learning-rate nan", "learning_rate: expected a number above 0, got nan"),
     ("rate-negative", {}, "--learning-rate=-1", "learning_rate: expected a number above 0, got -1.0"),
     ("temperature", {"temperature": -0.1}, "", "temperature: expected a number above 0"),
+    ("task-of-a-number", {"tasks": {7: {"noun": "x"}}}, "", "tasks: expected text as a key (in quotes), got 7"),
+    ("task-of-nothing", {"tasks": {None: {"noun": "x"}}}, "", "tasks: expected text as a key (in quotes), got None"),
     ("warmup", {"warmup": 300}, "", "warmup: expected a share of at most 1"),
     ("documents", {"documents": 1}, "", "documents: expected at least 2"),
     ("length", {"document_length": 1}, "", "lengths must be at least 2"),

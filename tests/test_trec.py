@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run, write_run
 from e2rank_pyserini.types import E2RankError, Hit
+from tests.faults.limits import within
 
 SCORES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=1, max_size=40)
 
@@ -136,3 +138,60 @@ def test_a_device_is_refused(tmp_path: Path):
 def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
     (tmp_path / "t").write_text(f"{head}\n7\twing\n")
     assert read_topics(tmp_path / "t") == {"7": "wing"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("q 0 d 1\nq 0 1\n", "x:2: expected 4 columns as in the lines before, got 3"),
+        ("query-id\tcorpus-id\tscore\nq d 1\nq 0 d 1\n", "x:3: expected 3 columns as in the lines before, got 4"),
+    ],
+)
+def test_qrels_that_have_lost_a_column_are_refused(tmp_path: Path, content: str, told: str):
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(E2RankError, match=told):
+        read_qrels(tmp_path / "x")
+
+
+TOP = "<top>\n<num> {0}\n<title> query {0}\n</top>\n"
+DOC = "<DOC>\n<DOCNO>{0}</DOCNO>\nquery {0}\n</DOC>\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (TOP.format(1) + TOP.format(2).replace("<top>", "<tqp>"), "x:1: expected one <num> in a <top>, got more"),
+        (TOP.format(1).replace("<top>", "<tqp>") + TOP.format(2), "x:5: expected one <num> in a <top>, got more"),
+        (TOP.format(1).replace("</top>\n", "") + TOP.format(2).replace("<top>", ""), "x:1: expected one <num>"),
+        (DOC.format(1) + DOC.format(2).replace("<DOC>", "<D0C>"), "x:1: expected one <DOCNO> in a <DOC>, got more"),
+        ('{"1": {"title": "a", "title": "b"}}', "x: topic 1: 'title' appears twice in one object"),
+        ('{"_id": "1", "text": "a", "text": "b"}', "x:1: not JSON: 'text' appears twice in one object"),
+    ],
+)
+def test_a_topic_that_would_be_lost_is_an_error(tmp_path: Path, content: str, told: str):
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(E2RankError, match=re.escape(told)):
+        read_topics(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "query"),
+    [
+        (f"<top>\n<num> 1\n<title> a{' ' * 300_000}b\n</top>", "a b"),
+        (f"<top>\n<num>{' ' * 300_000}1\n<title> Topic: a b <desc>\n</top>", "a b"),
+        ("<t><topic number='1'><query>" + "a\n" * 300_000 + "</query></topic></t>", " ".join("a" * 300_000)),
+    ],
+)
+def test_long_topics_are_read_once(tmp_path: Path, content: str, query: str):
+    (tmp_path / "x").write_text(content)
+    with within(5, "a long topic"):
+        assert read_topics(tmp_path / "x") == {"1": query}
+
+
+def test_entities_that_multiply_are_refused(tmp_path: Path):
+    entities = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    (tmp_path / "x").write_text(
+        f'<!DOCTYPE t [<!ENTITY e0 "ha">{entities}]><topic number="1"><query>&e9;</query></topic>'
+    )
+    with within(5, "entities"), pytest.raises(E2RankError, match="x:1: not XML: limit on input amplification"):
+        read_topics(tmp_path / "x")

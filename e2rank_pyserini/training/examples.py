@@ -29,7 +29,7 @@ FORMS = (
 
 _ORDER = re.compile(r"\[[0-9]{1,6}\](?:\s*>\s*\[[0-9]{1,6}\])*")
 # what RankGPT's and RankZephyr's user message looks like: passages by number, then the query again, a full stop added
-_LISTWISE = re.compile(r"\n(\[1\] .*)\nSearch Query: (.+?)(?:\n|\Z)", re.S)
+_FIRST, _AGAIN = "\n[1] ", "\nSearch Query: "
 
 
 class Example(NamedTuple):
@@ -171,18 +171,21 @@ def _chat(messages: Any, source: str, where: str) -> Example:
                 said[role] = content
             case _:
                 raise E2RankError(f"{where}: messages: expected a role and a content each, got {_shown(message)}")
-    found = _LISTWISE.search(said.get("user", ""))
-    if found is None or "assistant" not in said:
+    passages, is_there, query = said.get("user", "").partition(_FIRST)[2].rpartition(_AGAIN)
+    query = query.partition("\n")[0]
+    if not is_there or not query or "assistant" not in said:
         raise E2RankError(
             f"{where}: messages: expected the user's to hold `[1] passage`, `[2] passage`, … and `Search Query: …`, a "
             "line each, and the assistant's to order them"
         )
     documents: list[str] = []
-    rest = found[1].removeprefix("[1] ")
-    while rest:
+    start = end = 0
+    while end >= 0:
         # the numbers come in turn, so that a line of a passage which happens to begin with a bracket stays in it
-        passage, _, rest = rest.partition(f"\n[{len(documents) + 2}] ")
-        documents.append(passage)
+        mark = f"\n[{len(documents) + 2}] "
+        end = passages.find(mark, start)
+        documents.append(passages[start : end if end >= 0 else None])
+        start = end + len(mark)
     _at_least_two(documents, where)
     order = permutation(said["assistant"], len(documents))
     if order is None:
@@ -190,7 +193,7 @@ def _chat(messages: Any, source: str, where: str) -> Example:
             f"{where}: expected an order of the {len(documents)} passages ([2] > [1] > …), got "
             f"{_shown(said['assistant'])}"
         )
-    return Example(_query(found[2].removesuffix("."), where), tuple(documents), order, source, positions(order))
+    return Example(_query(query.removesuffix("."), where), tuple(documents), order, source, positions(order))
 
 
 def _query(query: Any, where: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini import integrity
 from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.inputs import (
     check_index,
@@ -84,6 +85,7 @@ def _qrels(arguments: Namespace, named: Dataset | None) -> Qrels | None:
 
 
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
+    integrity.fingerprint(Path(arguments.index))
     opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened)
     check_index(opened, encoder, arguments, named)

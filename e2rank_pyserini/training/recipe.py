@@ -8,7 +8,7 @@ from typing import Any
 from e2rank_pyserini.catalog import near_miss, one_of, record, yaml_file
 from e2rank_pyserini.choices import STAGES
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,11 @@ def recipe(name: str | None, stage: str | None) -> Recipe:
 def _recipe(fields: dict[str, Any], stage: str | None, named: dict[str, Any], where: str) -> Recipe:
     chosen = fields.get("stage", stage)
     if stage is not None and chosen != stage:
-        raise E2RankError(f"{where}: is for stage {chosen!r}, not for --stage {stage}")
+        raise E2RankError(f"{where}: is for stage {shown(chosen)}, not for --stage {stage}")
     if chosen not in STAGES:
-        raise E2RankError(f"{where}: stage: expected one of {', '.join(STAGES)}, got {chosen!r}")
-    made: Recipe = record(Recipe, {**named[chosen], **fields, "stage": chosen}, where)
+        raise E2RankError(f"{where}: stage: expected one of {', '.join(STAGES)}, got {shown(chosen)}")
+    try:
+        made: Recipe = record(Recipe, {**named[chosen], **fields, "stage": chosen}, where)
+    except E2RankError as error:
+        raise E2RankError(f"{where}: {error}" if not str(error).startswith(where) else str(error)) from error
     return made
