@@ -27,7 +27,7 @@ LAYERS = [
         "training.examples",
         "forms",
     },
-    {"carried", "loading", "comparison", "feedback"},
+    {"carried", "loading", "comparison", "feedback", "texts"},
     {"datasets", "encoder", "published", "report"},
     {"benchmarks", "captions", "markup", "plots"},
     {"training.recipe", "training.state", "mteb_model"},
