@@ -112,6 +112,16 @@ class Answering:
         """How many tokens make a batch."""
         return self.encoder.batch_tokens
 
+    def check(self, question: Question) -> None:
+        """Raise E2RankError for a text by docid that the answer needs and no corpus gives. Nothing is encoded."""
+        if not isinstance(question, Rerank):
+            return
+        docids = [one.docid for one in question.candidates if one.docid is not None]
+        read = {one.docid for one in question.candidates[: question.listwise.window]}
+        for docid, stored in zip(docids, self.index.stored(docids).tolist(), strict=True):
+            if question.documents or docid in read or not stored:
+                self.document(docid)
+
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """An answer to each question, as it would be alone.
 

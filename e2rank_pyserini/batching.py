@@ -1,7 +1,7 @@
 """A bounded queue of questions and the one thread that owns the model: what waits together is answered together."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -25,6 +25,8 @@ class Answers(Protocol):
     @property
     def batch_tokens(self) -> int: ...
 
+    def check(self, question: Question) -> None: ...
+
     def answer(self, questions: Sequence[Question]) -> list[Answer]: ...
 
 
@@ -42,15 +44,16 @@ class Job(NamedTuple):
 class Worker:
     """Answers questions in the order they came, as many together as the encoder's token budget takes.
 
-    `waiting` bounds the queue; `answered` is told how many were taken together. A question whose future is cancelled
-    before its turn is not encoded. One that cannot be answered fails alone: the others of its batch are tried again
-    without it.
+    `most` may wait; `answered` is told how many were taken together. A question whose future is cancelled before its
+    turn gives its place up and is not encoded. One that cannot be answered fails alone: what is not seen beforehand
+    costs the others of its batch another try without it.
     """
 
-    def __init__(self, waiting: int, answered: Callable[[int], object]) -> None:
-        self.most = waiting
+    def __init__(self, most: int, answered: Callable[[int], object]) -> None:
+        self.most = most
         self.answered = answered
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()  # guards _jobs and _stopped
         self._stopped = False
         self._opened: Future[Any] = Future()
         self._thread: threading.Thread | None = None
@@ -71,22 +74,27 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many questions wait."""
-        return self._queue.qsize()
+        return len(self._jobs)
 
     def submit(self, question: Question, tokens: int) -> "Future[Answer]":
-        """A future with the answer. Raises Full and Stopped. To be called from one thread."""
-        if not self.alive:
-            raise Stopped
-        if self.waiting >= self.most:
-            raise Full
+        """A future with the answer. Raises Full and Stopped."""
         job = Job(question, tokens, Future())
-        self._queue.put(job)
+        with self._changed:
+            if not self.alive:
+                raise Stopped
+            if len(self._jobs) >= self.most:
+                self._jobs = deque(one for one in self._jobs if not one.future.cancelled())
+            if len(self._jobs) >= self.most:
+                raise Full
+            self._jobs.append(job)
+            self._changed.notify()
         return job.future
 
     def stop(self, timeout: float) -> bool:
         """Take no more, answer what waits; whether that was done within `timeout` seconds."""
-        self._stopped = True
-        self._queue.put(None)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
         if self._thread is not None:
             self._thread.join(timeout)
         return self._thread is None or not self._thread.is_alive()
@@ -99,35 +107,46 @@ class Worker:
             return
         self._opened.set_result(answers)
         try:
-            while batch := self._batch(answers.batch_tokens):
-                self.answered(len(batch))
-                _answer(batch, answers)
+            while (batch := self._batch(answers.batch_tokens)) is not None:
+                sound = [job for job in batch if _is_sound(job, answers)]
+                if sound:
+                    self.answered(len(sound))
+                    _answer(sound, answers)
         finally:
             self._fail_rest()
 
-    def _batch(self, most: int) -> list[Job]:
-        """Wait for a question, then take those that wait behind it, until they are `most` tokens; empty at the end."""
+    def _batch(self, most: int) -> list[Job] | None:
+        """Wait for a question, take it and those behind it until they are `most` tokens; None at the end."""
         batch: list[Job] = []
         taken = 0
-        while not batch or (taken < most and len(batch) < _TOGETHER):
-            try:
-                job = self._queue.get(block=not batch)
-            except queue.Empty:
-                break
-            if job is None:
-                self._queue.put(None)  # the end: also for the next call
-                break
-            if job.future.set_running_or_notify_cancel():
-                batch.append(job)
-                taken += job.tokens
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._stopped)
+            if not self._jobs:
+                return None
+            while self._jobs and taken < most and len(batch) < _TOGETHER:
+                job = self._jobs.popleft()
+                if job.future.set_running_or_notify_cancel():
+                    batch.append(job)
+                    taken += job.tokens
         return batch
 
     def _fail_rest(self) -> None:
-        self._stopped = True
-        while not self._queue.empty():
-            job = self._queue.get()
-            if job is not None and job.future.set_running_or_notify_cancel():
+        with self._changed:
+            self._stopped = True
+            rest, self._jobs = self._jobs, deque()
+        for job in rest:
+            if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Stopped())
+
+
+def _is_sound(job: Job, answers: Answers) -> bool:
+    """Whether nothing is wrong that can be seen without the model; what is, is the job's answer."""
+    try:
+        answers.check(job.question)
+    except Exception as error:  # noqa: BLE001  as in _answer
+        job.future.set_exception(error)
+        return False
+    return True
 
 
 def _answer(batch: Sequence[Job], answers: Answers) -> None:

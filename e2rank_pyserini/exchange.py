@@ -5,6 +5,7 @@
 
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
@@ -34,8 +35,8 @@ class Service:
     """What a server answers with and within which limits.
 
     `listwise` is how it reranks unless a request says otherwise, `task` the retrieval task (None: the model's),
-    `template` what makes a document's text. `documents` bounds what a request may send or ask for, `query` is in
-    characters, `body` in bytes, `timeout` in seconds.
+    `template` what makes a document's text. `documents` bounds what a request may send or ask for, `query` the
+    characters of a query or task, `body` is in bytes, `timeout` in seconds.
     """
 
     spec: ModelSpec
@@ -128,6 +129,8 @@ class RerankAnswer(BaseModel):
 def search_question(asked: SearchRequest, service: Service) -> Search:
     """What a request to /search asks; E2RankError where it goes beyond a limit or contradicts itself."""
     query = _query(asked.query, service)
+    for name, task in (("task", asked.task), ("rerank_task", asked.rerank_task)):
+        _limit(name, len(task or ""), service.query, " characters")
     _limit("hits", asked.hits, service.documents)
     given = {"depth": asked.depth, "window": asked.window, "rerank_task": asked.rerank_task}
     idle = [name for name, value in given.items() if value is not None and not asked.rerank]
@@ -150,6 +153,7 @@ def search_question(asked: SearchRequest, service: Service) -> Search:
 def rerank_question(asked: RerankRequest, service: Service) -> Rerank:
     """What a request to /rerank asks; E2RankError as for a search."""
     query = _query(asked.query, service)
+    _limit("task", len(asked.task or ""), service.query, " characters")
     _limit("documents", len(asked.documents), service.documents)
     candidates = []
     for one in asked.documents:
@@ -176,8 +180,9 @@ def rerank_answer(asked: RerankRequest, answer: Answer, service: Service, versio
         results.append(RerankedDocument(index=int(hit.docid), relevance_score=hit.score, document=shown))
     unread = [name for name in _UNREAD if getattr(asked, name) is not None]
     warnings = [f"not read: {', '.join(unread)}"] if unread else []
-    if asked.model not in (None, service.spec.name):
-        warnings.append(f"answered by the model of this server, {service.spec.name}")
+    ours = Path(service.spec.name).name  # of a directory its path is nobody's business
+    if asked.model not in (None, ours, service.spec.name):
+        warnings.append(f"answered by the model of this server, {ours}")
     meta: dict[str, Any] = {"api_version": {"version": version}}
     return RerankAnswer(
         id=str(uuid.uuid4()), results=results, meta={**meta, "warnings": warnings} if warnings else meta

@@ -38,10 +38,10 @@ def serve(arguments: Namespace) -> None:
     worker = Worker(arguments.queue, metrics.batches.observe)
     metrics.waiting.set_function(lambda: worker.waiting)
     with _bound(arguments.host, arguments.port) as listening:
+        answering = worker.start(lambda: _opened(arguments, data))
+        metrics.tally = lambda: answering.encoder.tally
         try:
-            answering = worker.start(lambda: _opened(arguments, data))
-            metrics.tally = lambda: answering.encoder.tally
-            window = arguments.window or min(answering.encoder.spec.window, arguments.depth)
+            window = arguments.window or answering.encoder.spec.window
             listwise = Listwise(arguments.depth, window, task, noun)
             service = _service(arguments, data, answering, listwise, token)
             _listen(listening, service)
@@ -207,7 +207,11 @@ def add_serve_parser(
         help="that a request may send or ask for (default: 1000)",
     )
     parser.add_argument(
-        "--max-query", type=positive, default=1 << 15, metavar="N", help="characters of a query (default: 32768)"
+        "--max-query",
+        type=positive,
+        default=1 << 15,
+        metavar="N",
+        help="characters of a query or task (default: 32768)",
     )
 
 

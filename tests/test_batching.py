@@ -19,6 +19,10 @@ class Echo:
         self.go, self.busy = threading.Event(), threading.Event()
         self.calls: list[list[str]] = []
 
+    def check(self, question: Question) -> None:
+        if question.query == "seen":
+            raise E2RankError("seen")
+
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         self.busy.set()
         assert self.go.wait(10)
@@ -44,7 +48,7 @@ def taken() -> list[int]:
 @pytest.fixture
 def worker(echo: Echo, taken: list[int]) -> Iterator[Worker]:
     """Its thread holds one question, `first`, until `echo.go` is set: what comes after waits."""
-    worker = Worker(waiting=8, answered=taken.append)
+    worker = Worker(8, taken.append)
     assert not worker.alive
     assert worker.start(lambda: echo) is echo
     assert said(worker, "first")
@@ -93,6 +97,16 @@ def test_a_bad_question_fails_alone(worker: Worker, echo: Echo, place: int):
             assert answer(future) == query
 
 
+def test_what_can_be_seen_to_be_bad_costs_the_others_nothing(worker: Worker, echo: Echo, taken: list[int]):
+    futures = [said(worker, query) for query in ("a", "seen", "b")]
+    echo.go.set()
+    assert [answer(futures[0]), answer(futures[2])] == ["a", "b"]
+    with pytest.raises(E2RankError, match="seen"):
+        futures[1].result(10)
+    assert echo.calls == [["first"], ["a", "b"]]
+    assert taken == [1, 2]
+
+
 def test_what_is_taken_back_before_its_turn_is_not_encoded(worker: Worker, echo: Echo):
     gone, kept = said(worker, "gone"), said(worker, "kept")
     assert gone.cancel()
@@ -105,8 +119,12 @@ def test_the_queue_is_bounded(worker: Worker, echo: Echo):
     futures = [said(worker, f"{number}") for number in range(8)]
     with pytest.raises(Full):
         said(worker, "one too many")
+    assert futures.pop(3).cancel()
+    futures.append(said(worker, "in its place"))
+    with pytest.raises(Full):
+        said(worker, "one too many")
     echo.go.set()
-    assert [answer(future) for future in futures] == [f"{number}" for number in range(8)]
+    assert [answer(future) for future in futures] == [*"012", *"4567", "in its place"]
     assert answer(said(worker, "again")) == "again"
 
 

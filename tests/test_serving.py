@@ -173,7 +173,7 @@ def test_rerank_takes_and_gives_what_cohere_does(
     assert all(set(one) == {"index", "relevance_score"} for one in answer["results"])
     assert_ranked(answer, plain_rerank(answering, "shock wave", texts)[:7])
     assert answer["meta"]["api_version"] == {"version": version}
-    assert answer["meta"]["warnings"] == [f"answered by the model of this server, {answering.encoder.spec.name}"]
+    assert answer["meta"]["warnings"] == ["answered by the model of this server, tiny-qwen3"]
     shown = asked(client, path, query="shock wave", documents=given, return_documents=True)
     assert [one["document"] for one in shown["results"]] == [{"text": texts[one["index"]]} for one in shown["results"]]
     assert shown["id"] != answer["id"]
@@ -297,6 +297,7 @@ HEADERS = {"Content-Type": "application/json"}
         ("/search", '{"query": "a", "\\ud800": 1}', "body: "),
         ("/search", '{"query": "a", "b\\nc": 1}', "b c: Extra inputs are not permitted"),
         ("/search", json.dumps({"query": "a" * 1001}), "query: expected at most 1000 characters, got 1001"),
+        ("/search", json.dumps({"query": "a", "task": "a" * 1001}), "task: expected at most 1000 characters"),
         ("/search", '{"query": "a", "hits": 0}', "hits: Input should be greater than or equal to 1"),
         ("/search", '{"query": "a", "hits": true}', "hits: Input should be a valid integer"),
         ("/search", '{"query": "a", "hits": 101}', "hits: expected at most 100, got 101"),
@@ -315,7 +316,7 @@ HEADERS = {"Content-Type": "application/json"}
         ("/rerank", '{"query": "a", "documents": ["b"], "top_n": 0}', "top_n: Input should be greater than"),
         (
             "/rerank",
-            json.dumps({"query": "a", "documents": ["b"] * 100, "window": 100, "task": "t" * 5000}),
+            json.dumps({"query": "a", "documents": ["b"] * 100, "window": 100, "task": "t " * 500}),
             "listwise prompt: the instruction and 100 empty documents already take",
         ),
     ],
@@ -400,6 +401,9 @@ class Held:
     def __init__(self) -> None:
         self.go, self.busy = threading.Event(), threading.Event()
         self.queries: list[str] = []
+
+    def check(self, question: Question) -> None:
+        pass
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         self.busy.set()

@@ -1,9 +1,7 @@
-"""Texts by docid, held against `corpus.find` and `corpus.documents`."""
+"""Texts by docid, held against `corpus.find` and `corpus.documents`; Lucene's: tests/integration."""
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,21 +57,6 @@ def test_a_real_collection(shared: Path):
     source = str(shared / "cacm")
     texts = opened_texts(source)
     assert {docid: texts[docid] for docid in texts} == {document.docid: document for document in documents(source)}
-
-
-def test_a_lucene_index(beir: Path, tmp_path: Path):
-    """In a process of its own: this one may hold no JVM."""
-    script = (
-        "import sys; from e2rank_pyserini.cli import main; from e2rank_pyserini.texts import opened_texts;"
-        "from e2rank_pyserini.corpus import find; beir, place = sys.argv[1:];"
-        "assert main(['bm25', '--dataset', beir, '--index', place, '--output', place + '.trec']) == 0;"
-        "texts = opened_texts(place); assert len(texts) == len(list(texts)) == 40;"
-        "assert {d: texts[d] for d in texts} == find(beir, list(texts)) == find(place, list(texts));"
-        "assert 'nothing' not in texts"
-    )
-    words = [str(beir), str(tmp_path / "lucene")]
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
