@@ -45,7 +45,7 @@ TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz 
 FROM   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: help install index search bm25 rerank hybrid feedback eval report table train-embedded test lint
+.PHONY: help install index search bm25 rerank hybrid feedback eval report table train-embedded test soak lint
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,9 @@ test: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+soak: $(READY) ## the tests of faults at length: kills, full disks, damage, fuzzing, a server under load (half an hour)
+	E2RANK_SOAK=1 $(VENV)/bin/python -m pytest tests/faults -s
 
 lint: $(READY) ## ruff and mypy only
 	$(VENV)/bin/ruff check .

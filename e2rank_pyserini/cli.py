@@ -18,6 +18,7 @@ from e2rank_pyserini.mteb_command import add_mteb_parser
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.rerun_command import add_rerun_parser
+from e2rank_pyserini.serve_command import add_serve_parser
 from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     add_export_parser(commands)
+    add_serve_parser(commands, (_dataset, _corpus, _model), _positive)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser

@@ -56,7 +56,7 @@ def find(source: str, docids: Collection[str]) -> dict[str, Document]:
     if is_lucene(source):
         searcher = lucene_searcher(source)
         found = ((docid, searcher.doc(docid)) for docid in sorted(wanted))
-        return {docid: _lucene_document(stored, source) for docid, stored in found if stored is not None}
+        return {docid: lucene_document(stored, source) for docid, stored in found if stored is not None}
     result: dict[str, Document] = {}
     for document, _ in _located(source):
         if document.docid in wanted:
@@ -161,12 +161,12 @@ def _located(source: str) -> Iterator[tuple[Document, str]]:
     if is_lucene(source):
         searcher = lucene_searcher(source)
         for number in range(searcher.num_docs):
-            yield _lucene_document(searcher.doc(number), source), f"{source}: document {number}"
+            yield lucene_document(searcher.doc(number), source), f"{source}: document {number}"
         return
     for where, lines in _texts(source):
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _parse(line, f"{where}:{number}"), f"{where}:{number}"
+                yield parse_document(line, f"{where}:{number}"), f"{where}:{number}"
 
 
 def _texts(source: str) -> Iterator[tuple[str, Iterator[str]]]:
@@ -177,7 +177,7 @@ def _texts(source: str) -> Iterator[tuple[str, Iterator[str]]]:
         yield from ((str(path), read_lines(path)) for path in files(source))
 
 
-def _parse(line: str, where: str) -> Document:
+def parse_document(line: str, where: str) -> Document:
     """BEIR's `{_id, title, text}` or Pyserini's `{id, contents}`."""
     row = parse_object(line, where)
     docid = next((row[key] for key in ("_id", "id", "docid") if row.get(key) is not None), None)
@@ -194,10 +194,10 @@ def _parse(line: str, where: str) -> Document:
     return Document(str(docid), title.strip(), text.strip())
 
 
-def _lucene_document(stored: Any, source: str) -> Document:
+def lucene_document(stored: Any, source: str) -> Document:
     raw = stored.raw()
     if raw is not None:
-        return _parse(raw, f"{source}: {stored.docid()}")
+        return parse_document(raw, f"{source}: {stored.docid()}")
     contents = stored.contents()
     if contents is None:
         raise E2RankError(f"{source}: holds no texts; build it with -storeRaw")

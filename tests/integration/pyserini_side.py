@@ -124,6 +124,15 @@ def find(source: str, docids: list[str]) -> dict[str, list[str]]:
     return {docid: list(document) for docid, document in corpus.find(source, docids).items()}
 
 
+def texts(source: str) -> dict[str, Any]:
+    """Our opened_texts: every document, how many there are, and whether one that is not there is."""
+    from e2rank_pyserini.texts import opened_texts
+
+    opened = opened_texts(source)
+    every = {docid: list(document) for docid, document in opened.items()}
+    return {"every": every, "count": len(opened), "absent": "absent" in opened}
+
+
 def runtime() -> dict[str, str | None]:
     """What java.start() answered, and the JVM that a plain import of Pyserini then gets."""
     import pyserini.search.lucene  # noqa: F401

@@ -283,6 +283,7 @@ def lucene(
             "odd": ("e2rank", {"words": excluding}),
             "index": ("e2rank", {"words": vectors}),
             "find": ("find", {"source": str(made), "docids": ["039", "000", "7", "absent", "001"]}),
+            "texts": ("texts", {"source": str(made)}),
         }
     )
     theirs = ask(
@@ -346,6 +347,11 @@ def test_a_lucene_index_is_a_corpus(lucene: tuple[Answers, Path], tiny_index: Pa
 def test_find_in_a_lucene_index(lucene: tuple[Answers, Path], beir: Path):
     expected = {document.docid: list(document) for document in documents(str(beir))}
     assert lucene[0]["find"] == {docid: expected[docid] for docid in ("000", "001", "039")}
+
+
+def test_texts_of_a_lucene_index(lucene: tuple[Answers, Path], beir: Path):
+    expected = {document.docid: list(document) for document in documents(str(beir))}
+    assert lucene[0]["texts"] == {"every": expected, "count": 40, "absent": False}
 
 
 # --- 4: evaluation -----------------------------------------------------------------------------------------------
