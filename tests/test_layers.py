@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "trec", "java", "training.log"},
-    {"topics", "directories"},
+    {"topics", "directories", "journal"},
     {
         "catalog",
         "corpus",
@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"carried", "loading", "comparison", "feedback"},
     {"datasets", "encoder", "published", "report"},
-    {"benchmarks", "captions", "markup", "plots"},
+    {"benchmarks", "captions", "markup", "plots", "remembering"},
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev", "pictures", "export"},
     {"training.train", "page"},
