@@ -1,6 +1,7 @@
 """E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
 Progress = Callable[[int, int], None]  # told (texts, tokens) after each batch
+Remember = Callable[[Sequence[Ids], Sequence[int], Callable[[], Vectors]], Vectors]  # remembering.Memory
 _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_GPU = 65536
 
@@ -77,6 +79,7 @@ class E2RankEncoder:
         self.network = network
         self.tokens = TextTokenizer(tokenizer, spec, _eos_id(spec, tokenizer))
         self.progress = progress
+        self.memory: Remember | None = None
         self.device = next(network.parameters()).device
         self.dtype = next(network.parameters()).dtype
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS_GPU)
@@ -145,17 +148,25 @@ class E2RankEncoder:
 
     def _encode(self, rows: Sequence[Ids], pooled: Sequence[int] | None = None) -> Vectors:
         """Rows of ids -> (n, dim) in the order given; batches hold rows of like length."""
-        ends = torch.tensor([len(row) for row in rows] if pooled is None else list(pooled))
+        lengths = [len(row) for row in rows]
+        ends = lengths if pooled is None else pooled
         vectors: Vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        for batch in batches([len(row) for row in rows], self.batch_tokens):
-            with timed("encode"), torch.inference_mode():
-                ids, mask = (part.to(self.device) for part in padded([rows[number] for number in batch]))
-                found = embed(self.network, ids, mask, self.spec.pooling, ends[batch].to(self.device))
-                vectors[batch] = found.cpu().numpy()  # waits for the device: its time is in the part
-            if not np.isfinite(vectors[batch]).all():
-                raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
+        for batch in batches(lengths, self.batch_tokens):
+            some, pooling = [rows[number] for number in batch], [ends[number] for number in batch]
+            encode = functools.partial(self._batch, some, pooling)
+            vectors[batch] = encode() if self.memory is None else self.memory(some, pooling, encode)
             if self.progress is not None:
-                self.progress(len(batch), int(mask.sum()))
+                self.progress(len(batch), sum(map(len, some)))
+        return vectors
+
+    def _batch(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Vectors:
+        """Rows of ids and how many leading tokens of each are pooled -> (n, dim), in one forward pass."""
+        with timed("encode"), torch.inference_mode():
+            ids, mask, ends = (part.to(self.device) for part in (*padded(rows), torch.tensor(pooled)))
+            found = embed(self.network, ids, mask, self.spec.pooling, ends)
+            vectors: Vectors = found.cpu().numpy()  # waits for the device: its time is in the part
+        if not np.isfinite(vectors).all():
+            raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
         return vectors
 
     def _check_fit(self, tokenizer: Any) -> None:

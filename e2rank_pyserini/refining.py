@@ -27,6 +27,7 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.prompts import document_text
+from e2rank_pyserini.remembering import Memory
 from e2rank_pyserini.reranking import check_known, missing, prompt_vectors, rescore
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import read_run
@@ -40,7 +41,7 @@ class Refining:
 
     `given` is the run as it was read, `first` what the passes begin with: all of it where the `whole` index is
     searched, else its first `depth` hits, which are rescored. `weights` are those of the interpolated scores, empty for
-    none.
+    none. What is encoded is remembered until the run is written; within `with`, it is kept where that fails.
     """
 
     def __init__(self, arguments: Namespace, weights: dict[str, float], *, whole: bool) -> None:
@@ -61,6 +62,13 @@ class Refining:
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
+        self.encoder.memory = self.memory = Memory(Path(arguments.output), self.encoder)
+
+    def __enter__(self) -> "Refining":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.memory.leave()
 
     def passes(self) -> Run:
         """The run after all passes."""
@@ -119,6 +127,7 @@ class Refining:
         tag = f"{run_tag(self.encoder)}-{read}{self.window if read != 'query' else ''}{'-whole' if self.whole else ''}"
         tally = self.encoder.tally
         write_with_record(self.arguments, run, tag, Used(self.inputs, self.encoder, self._prompt()))
+        self.memory.finish()
         if tally.prompts:
             print(
                 f"prompt {self.encoder.spec.prompt}, window {self.window}: {tally.prompt_documents_truncated} of "

@@ -27,19 +27,19 @@ def rerank(arguments: Namespace) -> None:
     from e2rank_pyserini.refining import Refining
     from e2rank_pyserini.reranking import below
 
-    job = Refining(arguments, _checked(arguments), whole=False)
-    run = job.passes()
-    if not arguments.cut:
-        run = {qid: hits + below(job.given[qid], arguments.depth) for qid, hits in run.items()}
-    job.write(run, f"depth {arguments.depth}")
+    with Refining(arguments, _checked(arguments), whole=False) as job:
+        run = job.passes()
+        if not arguments.cut:
+            run = {qid: hits + below(job.given[qid], arguments.depth) for qid, hits in run.items()}
+        job.write(run, f"depth {arguments.depth}")
 
 
 def feedback(arguments: Namespace) -> None:
     """Run -> run from the whole index, searched with what the run's first hits say."""
     from e2rank_pyserini.refining import Refining
 
-    job = Refining(arguments, _checked(arguments, whole=True), whole=True)
-    job.write(job.passes(), f"hits {arguments.hits}")
+    with Refining(arguments, _checked(arguments, whole=True), whole=True) as job:
+        job.write(job.passes(), f"hits {arguments.hits}")
 
 
 def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:

@@ -1,13 +1,14 @@
 """Where the time goes: seconds by part, added up for the command that asked for them."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
 
 
-class _Recording(NamedTuple):
+@dataclasses.dataclass
+class _Recording:
     started: float
     seconds: dict[str, float]
 
@@ -37,6 +38,14 @@ def timed(part: str) -> Iterator[None]:
         yield
     finally:
         current.seconds[part] = current.seconds.get(part, 0.0) + time.perf_counter() - started
+
+
+def credit(part: str, seconds: float) -> None:
+    """Count as `part`, and in the total, what a killed process of the same command has spent on what is used now."""
+    current = _recording.get()
+    if current is not None:
+        current.seconds[part] = current.seconds.get(part, 0.0) + seconds
+        current.started -= seconds
 
 
 def so_far() -> dict[str, float]:

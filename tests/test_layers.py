@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "storage", "trec", "java", "training.log"},
-    {"topics", "directories"},
+    {"topics", "directories", "journal"},
     {"sealed"},
     {
         "catalog",
@@ -29,7 +29,7 @@ LAYERS = [
     },
     {"carried", "loading", "comparison", "feedback", "integrity", "texts", "answering", "gate"},
     {"datasets", "encoder", "published", "report", "batching", "exchange"},
-    {"benchmarks", "captions", "markup", "plots", "serving"},
+    {"benchmarks", "captions", "markup", "plots", "serving", "remembering"},
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev", "pictures", "export"},
     {"training.train", "page"},

@@ -1,0 +1,59 @@
+"""A process that has imported all that `e2rank rerank` needs, and forks a real process for each command that it reads.
+
+    python tests/faults/nursery.py
+
+Each line on stdin is JSON: `words` of the command line, `stderr` and `passes` (named pipes that get what it says, and
+the rows of each forward pass), `limit` (bytes that a file may have; null for none). It answers with the process's id,
+and to an empty line, when that has ended, with its status as os.waitstatus_to_exitcode gives it: till then the id is no
+other's.
+"""
+
+import json
+import os
+import resource
+import sys
+from typing import Any
+
+import torch
+import transformers.models.qwen3.modeling_qwen3  # noqa: F401  two seconds of each child, were it not here
+
+import e2rank_pyserini.commands
+import e2rank_pyserini.encoder
+import e2rank_pyserini.index
+import e2rank_pyserini.refining  # noqa: F401  imported once, for all children
+from e2rank_pyserini.cli import main
+
+
+def count_passes(place: str) -> None:
+    """Write the rows of every forward pass of a whole network to a pipe, when the pass is done."""
+    file = os.open(place, os.O_WRONLY)
+
+    def done(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if type(module).__name__ == "Qwen3Model":
+            os.write(file, f"{len(output.last_hidden_state)}\n".encode())
+
+    torch.nn.modules.module.register_module_forward_hook(done)
+
+
+def child(request: dict[str, Any]) -> int:
+    os.dup2(os.open(request["stderr"], os.O_WRONLY), 2)
+    count_passes(request["passes"])
+    if request["limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
+    return main(request["words"])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a process with other threads must not fork
+    for line in sys.stdin:
+        process = os.fork()
+        if not process:
+            status = 99  # a traceback
+            try:
+                status = child(json.loads(line))
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        print(process, flush=True)
+        sys.stdin.readline()
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

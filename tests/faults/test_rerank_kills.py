@@ -1,0 +1,259 @@
+"""`e2rank rerank` as real processes: killed at random instants, interrupted, on a full disk, two at once."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import sentences
+
+KILLS = 100 if os.environ.get("E2RANK_SOAK") else 6
+QUERIES, HITS = 40, 30
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Pipe:
+    """A named pipe that processes write to: no limit on a file's size binds it."""
+
+    def __init__(self, place: Path) -> None:
+        os.mkfifo(place)
+        self.place, self.text = str(place), ""
+        self.file = os.open(place, os.O_RDWR | os.O_NONBLOCK)
+
+    def read(self) -> str:
+        """What was written since `clear`."""
+        while True:
+            try:
+                self.text += os.read(self.file, 1 << 16).decode()
+            except BlockingIOError:
+                return self.text
+
+    def clear(self) -> None:
+        self.read()
+        self.text = ""
+
+
+class Nursery:
+    """Runs commands as forked processes, one at a time; see nursery.py."""
+
+    def __init__(self, work: Path) -> None:
+        self.stderr, self.passes = Pipe(work / "stderr"), Pipe(work / "passes")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def start(self, words: list[str], limit: int | None = None) -> int:
+        """The id of the process that was started."""
+        self.passes.clear()
+        self.stderr.clear()
+        request = {"words": words, "stderr": self.stderr.place, "passes": self.passes.place, "limit": limit}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def end(self) -> int:
+        """Wait for the process; its exit code, negative for a signal."""
+        print(file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def run(self, words: list[str], limit: int | None = None) -> int:
+        self.start(words, limit)
+        return self.end()
+
+    def said(self) -> list[str]:
+        """The lines that the last process wrote to stderr."""
+        return self.stderr.read().splitlines()
+
+    def rows(self) -> list[int]:
+        """The rows of the forward passes that the last process had done."""
+        return [int(line) for line in self.passes.read().splitlines()]
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+        self.process.stdout.close()
+        os.close(self.stderr.file)
+        os.close(self.passes.file)
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    limit = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+class Job:
+    """A reranking of queries whose documents the index holds by half, and what it gives undisturbed."""
+
+    def __init__(self, nursery: Nursery, words: list[str], output: Path) -> None:
+        self.nursery, self.words, self.output = nursery, [*words, "--output", str(output)], output
+        self.journal = output.with_name(f".{output.name}.unfinished")
+        started = time.monotonic()
+        assert nursery.run(self.words) == 0, nursery.stderr.read()
+        self.seconds = time.monotonic() - started
+        assert "journal" not in nursery.stderr.read()
+        self.bytes, self.record, self.rows = output.read_bytes(), self.recorded(), sum(nursery.rows())
+        self.clear()
+
+    def recorded(self) -> dict[str, Any]:
+        record = json.loads(Path(f"{self.output}.json").read_text())
+        assert record["seconds"].pop("encode") > 0
+        del record["seconds"]
+        return record
+
+    def clear(self) -> None:
+        assert not self.journal.exists()
+        self.output.unlink()
+        Path(f"{self.output}.json").unlink()
+
+    def is_untouched(self) -> bool:
+        return not self.output.exists() and not Path(f"{self.output}.json").exists()
+
+    def is_undisturbed(self) -> bool:
+        return self.output.read_bytes() == self.bytes and self.recorded() == self.record
+
+    def reused(self) -> int:
+        """What the last process says was encoded before, and it must have encoded all but that."""
+        told = self.nursery.stderr.read()
+        found = re.search(r"journal: (\d+) of the (\d+) texts were encoded before and not again", told)
+        reused = int(found[1]) if found else 0
+        assert found is None or int(found[2]) == self.rows
+        assert sum(self.nursery.rows()) == self.rows - reused
+        return reused
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model: Path, beir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    work = tmp_path_factory.mktemp("kills")
+    draw = random.Random(0)
+    lines = (beir / "corpus.jsonl").read_text().splitlines()
+    (work / "half.jsonl").write_text("\n".join(lines[::2]) + "\n")
+    docids = [json.loads(line)["_id"] for line in lines]
+    rows = [(f"q{n}", docid, rank) for n in range(QUERIES) for rank, docid in enumerate(draw.sample(docids, HITS), 1)]
+    (work / "first.trec").write_text("".join(f"{qid} Q0 {docid} {rank} {-rank} x\n" for qid, docid, rank in rows))
+    queries = sentences(QUERIES, seed=8, most=9)
+    (work / "topics.tsv").write_text("".join(f"q{n}\t{query}\n" for n, query in enumerate(queries)))
+    nursery = Nursery(work)
+    try:
+        index = ["--index", str(work / "index")]
+        made = ["index", "--corpus", str(work / "half.jsonl"), "--encoder", str(tiny_model), "--output", index[1]]
+        assert nursery.run(made) == 0, nursery.stderr.read()
+        inputs = ["--run", str(work / "first.trec"), "--topics", str(work / "topics.tsv"), "--corpus"]
+        inputs += [str(beir / "corpus.jsonl"), *index]
+        yield Job(nursery, ["rerank", *inputs, "--threads", "1", "--batch-tokens", "512"], work / "out" / "run.trec")
+    finally:
+        nursery.close()
+
+
+def test_killed_at_any_instant_the_run_is_the_undisturbed_one(job: Job):
+    draw = random.Random(time.time_ns())
+    kills = finished = lost = reused = 0
+    most = 0  # rows of a batch
+    done = 0  # rows encoded by the processes of this run that were killed
+    while kills < KILLS or finished < 2:
+        process = job.nursery.start(job.words)
+        if kills < KILLS:
+            time.sleep(draw.uniform(0, job.seconds))
+            os.kill(process, signal.SIGKILL)
+        status = job.nursery.end()
+        if status == -signal.SIGKILL:
+            kills += 1
+            done += sum(job.nursery.rows())
+            most = max([most, *job.nursery.rows()])
+            continue
+        assert status == 0, job.nursery.stderr.read()
+        assert job.is_undisturbed()
+        again = job.reused()
+        reused, lost, done, finished = reused + again, lost + done - again, 0, finished + 1
+        job.clear()
+    assert 0 <= lost <= most * kills  # a kill costs no more than one batch
+    print(f"{kills} kills, {finished} runs, {reused} texts not encoded again, {lost} encoded twice, 0 bytes differ")
+
+
+def test_a_process_of_its_own_killed(job: Job):
+    """The command as users start it: an interpreter of its own."""
+    words = [sys.executable, "-m", "e2rank_pyserini", *job.words]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, cwd=ROOT)
+    wait_for(lambda: job.journal.exists() and job.journal.stat().st_size > 10_000)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert job.is_untouched()
+    assert job.nursery.run(job.words) == 0
+    assert job.is_undisturbed()
+    assert job.reused() > 0
+    job.clear()
+
+
+def test_interrupted_it_leaves_no_half_file_and_says_how_to_go_on(job: Job):
+    process = job.nursery.start(job.words)
+    wait_for(lambda: len(job.nursery.rows()) >= 10)
+    os.kill(process, signal.SIGINT)
+    assert job.nursery.end() == 130
+    told = job.nursery.said()
+    kept = re.fullmatch(r"journal: (\d+) texts are encoded and kept; the same command goes on with them", told[-2])
+    assert told[-1] == "e2rank rerank: interrupted"
+    assert [file.name for file in job.output.parent.iterdir()] == [job.journal.name]
+    assert job.nursery.run(job.words) == 0
+    assert f"journal: goes on with {kept[1]} texts" in job.nursery.stderr.read()
+    assert job.is_undisturbed()
+    assert job.reused() == int(kept[1]) >= 9
+    job.clear()
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 5000, 12_345, 20_000])
+def test_a_full_disk_is_one_line_and_what_is_finished_stays(job: Job, limit: int):
+    assert job.nursery.run(job.words, limit) == 1
+    *_, told = job.nursery.said()
+    assert re.fullmatch(r"e2rank rerank: .*run\.trec\.unfinished: cannot be kept: File too large", told)
+    assert job.is_untouched()
+    before, most = sum(job.nursery.rows()), max(job.nursery.rows())
+    assert job.nursery.run(job.words) == 0
+    assert job.is_undisturbed()
+    assert before - most <= job.reused() <= before
+    job.clear()
+
+
+def test_a_disk_that_is_full_when_the_run_is_written(job: Job):
+    """The run is longer than the journal."""
+    assert job.nursery.run(job.words, len(job.bytes) - 1) == 1
+    kept, told = job.nursery.said()[-2:]
+    assert kept.startswith(f"journal: {job.rows} texts are encoded and kept")
+    assert re.fullmatch(r"e2rank rerank: .*run\.trec: cannot be written: File too large", told)
+    assert [file.name for file in job.output.parent.iterdir()] == [job.journal.name]
+    assert job.nursery.run(job.words) == 0
+    assert job.is_undisturbed()
+    assert job.reused() == job.rows
+    job.clear()
+
+
+def test_two_at_once(job: Job):
+    """The second refuses in one line and harms nothing."""
+    process = job.nursery.start(job.words)
+    wait_for(job.nursery.rows)
+    os.kill(process, signal.SIGSTOP)
+    second = subprocess.run(
+        [sys.executable, "-m", "e2rank_pyserini", *job.words], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    os.kill(process, signal.SIGCONT)
+    assert job.nursery.end() == 0
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1].endswith(
+        "run.trec: another process is making it; wait, or choose another name"
+    )
+    assert job.is_undisturbed()
+    assert job.reused() == 0
+    job.clear()
