@@ -1,4 +1,4 @@
-"""The docids of an index in about 16 bytes each beside their text."""
+"""The docids of an index in about 16 bytes each beside their text, and of a corpus, to find one that comes twice."""
 
 import functools
 import itertools
@@ -20,6 +20,7 @@ _PIECE = 1 << 16  # bytes, or rows, looked at together: what numpy makes of them
 _BLANK = re.compile(r"[^\S\n]")
 _ASCII_BLANKS = b" \t\r\v\f\x1c\x1d\x1e\x1f"
 _BOM = b"\xef\xbb\xbf"
+_GROWTH = 8  # how much longer a run of Seen is than the next one
 
 
 def polynomial(text: Bytes, starts: NDArray[np.int64]) -> Hashes:
@@ -182,3 +183,34 @@ def _starts(text: mmap.mmap | bytearray) -> NDArray[np.int64]:
     for start in range(0, len(text), _PIECE):
         found.append(np.flatnonzero(numbers[start : start + _PIECE] == ord("\n")) + (start + 1))
     return np.concatenate(found)
+
+
+class Seen:
+    """The docids that have come by, as hashes in 8 bytes each (twice that for a moment, while runs are merged).
+
+    Python's own hash of a string is SipHash under a random key: that two of 10^8 docids share one happens in one corpus
+    of 3,700, and cannot be brought about.
+    """
+
+    def __init__(self, hashed: Callable[[str], int] = hash) -> None:
+        self._hashed = hashed
+        self._runs: list[NDArray[np.int64]] = []  # each sorted, and much longer than the next
+
+    def suspects(self, docids: Sequence[str]) -> set[str]:
+        """Those of these docids whose hash came by in an earlier call, or more than once in this one."""
+        hashes = np.fromiter(map(self._hashed, docids), np.int64, len(docids))
+        run = np.sort(hashes)
+        shared = [run[1:][run[1:] == run[:-1]]]
+        for earlier in self._runs:
+            places = np.searchsorted(earlier[:-1], run)  # the last, for what is beyond all
+            shared.append(run[earlier[places] == run])
+        self._add(run)
+        return {docids[row] for row in np.flatnonzero(np.isin(hashes, np.concatenate(shared))).tolist()}
+
+    def _add(self, run: NDArray[np.int64]) -> None:
+        if not len(run):
+            return
+        while self._runs and len(self._runs[-1]) < _GROWTH * len(run):
+            run = np.concatenate([self._runs.pop(), run])
+            run.sort(kind="stable")  # which merges two sorted runs
+        self._runs.append(run)

@@ -1,17 +1,25 @@
-"""Docids against a plain list and dict, under good hashes and bad ones."""
+"""Docids against a plain list and dict, Seen against a plain set, under good hashes and bad ones."""
 
+import json
 import tracemalloc
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from e2rank_pyserini.docids import Docids, polynomial
+from e2rank_pyserini.corpus import Corpus, documents, unrepeated
+from e2rank_pyserini.docids import Docids, Seen, polynomial
+from e2rank_pyserini.encoding import planned
+from e2rank_pyserini.shards import Shards, Task
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import Document, E2RankError
+
+T = TypeVar("T")
 
 SAME_PLACE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # files written anew
 BITS = ["a", "b", "7", "é", "文", "😀", "\n", "\n", "\r", "\r\n", " ", "\t", "\x1c", "\x85", "\u3000", "\ufeff", "\0"]
@@ -186,3 +194,114 @@ def test_a_docid_takes_sixteen_bytes(tmp_path: Path):
     tracemalloc.stop()
     assert held / 300_000 < 17
     assert peak / 300_000 < 30  # with what is made of a piece, which is constant
+
+
+# the docids of a corpus
+
+
+def known_again(batches: list[list[str]], hashed: Callable[[str], int]) -> list[set[str]]:
+    """For each batch the docids whose hash is in an earlier one, or in it more than once."""
+    found, known = [], set()
+    for batch in batches:
+        times = Counter(map(hashed, batch))
+        found.append({docid for docid in batch if hashed(docid) in known or times[hashed(docid)] > 1})
+        known |= times.keys()
+    return found
+
+
+@given(st.lists(DOCIDS))
+def test_suspects_are_what_a_set_says(batches: list[list[str]]):
+    seen = Seen()
+    assert [seen.suspects(batch) for batch in batches] == known_again(batches, str)
+
+
+@given(st.lists(st.lists(st.integers(0, 300).map(str), max_size=30), max_size=30), st.integers(1, 400))
+def test_a_weak_hash_overlooks_none(batches: list[list[str]], values: int):
+    def hashed(docid: str) -> int:
+        return int(docid) % values
+
+    seen = Seen(hashed)
+    assert [seen.suspects(batch) for batch in batches] == known_again(batches, hashed)
+
+
+def test_a_seen_docid_takes_eight_bytes():
+    seen = Seen()
+    tracemalloc.start()
+    for start in range(0, 500_000, 1000):
+        assert not seen.suspects([str(number) for number in range(start, start + 1000)])
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / 500_000 < 9
+    assert peak / 500_000 < 20
+    docids = [str(number) for number in range(0, 600_000, 100)]
+    assert seen.suspects(docids) == set(docids[:5000])
+
+
+def corpus(path: Path, docids: list[str], end: str = "") -> str:
+    path.write_text("".join(json.dumps({"_id": docid, "text": "x"}) + "\n" for docid in docids) + end)
+    return str(path)
+
+
+def ended(items: Iterator[T]) -> tuple[list[T], str]:
+    """What is given before an error, and the error."""
+    before: list[T] = []
+    try:
+        for item in items:
+            before.append(item)
+    except E2RankError as error:
+        return before, str(error)
+    return before, ""
+
+
+def docids_of(found: Iterator[Document]) -> tuple[list[str], str]:
+    before, error = ended(found)
+    return [document.docid for document in before], error
+
+
+@SAME_PLACE
+@given(docids=st.lists(st.integers(0, 60).map(str), min_size=1, max_size=30), values=st.integers(1, 80))
+def test_a_shared_hash_refuses_no_sound_corpus(tmp_path: Path, docids: list[str], values: int):
+    source = corpus(tmp_path / "c.jsonl", docids)
+    second = next((line for line, docid in enumerate(docids, start=1) if docid in docids[: line - 1]), None)
+    expected = (docids, "")
+    if second is not None:
+        expected = ([], f"{source}:{second}: document {docids[second - 1]} appears twice")
+    assert docids_of(unrepeated(source, Seen(lambda docid: int(docid) % values))) == expected
+
+
+@pytest.mark.parametrize(("second", "first"), [(2999, 2998), (2999, 0), (2048, 2047), (2047, 400), (1, 0)])
+@pytest.mark.parametrize("hashed", [hash, lambda docid: min(int(docid), 2990)], ids=["good", "weak"])
+def test_a_repeated_docid_is_found_before_its_batch_is_given(
+    tmp_path: Path, second: int, first: int, hashed: Callable[[str], int]
+):
+    docids = [str(number) for number in range(3000)]
+    docids[second] = docids[first]
+    source = corpus(tmp_path / "c.jsonl", docids)
+    expected = (docids[: second // 1024 * 1024], f"{source}:{second + 1}: document {first} appears twice")
+    assert docids_of(unrepeated(source, Seen(hashed))) == expected
+
+
+@pytest.mark.parametrize("count", [0, 3, 1024, 1500])
+def test_what_stands_before_a_broken_line_is_given(tmp_path: Path, count: int):
+    docids = [str(number) for number in range(count)]
+    source = corpus(tmp_path / "c.jsonl", docids, "{")
+    before, error = docids_of(documents(source))
+    assert before == docids
+    assert error.startswith(f"{source}:{count + 1}: not JSON")
+
+
+def test_a_repeated_docid_before_a_broken_line_is_told_first(tmp_path: Path):
+    source = corpus(tmp_path / "c.jsonl", ["a", "b", "a"], "{")
+    assert docids_of(documents(source)) == ([], f"{source}:3: document a appears twice")
+
+
+@pytest.mark.parametrize("size", [999, 1024, 4096, 5000])
+def test_no_shard_with_a_repeated_docid_is_planned(tmp_path: Path, size: int):
+    docids = [str(number) for number in range(9000)]
+    docids[8500] = "8499"
+    source = corpus(tmp_path / "c.jsonl", docids)
+    shards = Shards(str(tmp_path / "s"), {"shard_documents": size, "document_template": "{text}", "dim": 4})
+    tasks, error = ended(planned(Corpus(source), shards))
+    assert error == f"{source}:8501: document 8499 appears twice"
+    given = [docid for task in tasks if isinstance(task, Task) for docid in task.docids]
+    assert given == docids[: 8192 // size * size]  # of eight whole batches the whole shards
