@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import java, storage
+from e2rank_pyserini.docids import Seen
 from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError, shown
@@ -14,6 +16,7 @@ from e2rank_pyserini.types import Document, E2RankError, shown
 LUCENE = "lucene:"
 _BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_BATCH = 1024  # documents whose docids are looked up together
 
 
 def documents(source: str) -> Iterator[Document]:
@@ -23,16 +26,41 @@ def documents(source: str) -> Iterator[Document]:
     of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for one of Pyserini's
     prebuilt indexes. Raises E2RankError with
     file and line for a docid that is missing, has a blank or comes twice, for a text that is null or missing, and
-    for an empty corpus.
+    for an empty corpus. Documents are read 1024 ahead: none of these is given before their docids are known to be new.
     """
-    seen: set[str] = set()
-    for document, where in _located(source):
-        if document.docid in seen:
-            raise E2RankError(f"{where}: document {document.docid} appears twice")
-        seen.add(document.docid)
-        yield document
-    if not seen:
+    return unrepeated(source, Seen())
+
+
+def unrepeated(source: str, seen: Seen) -> Iterator[Document]:
+    """`documents`. One whose hash `seen` has had is looked for once more from the beginning before it is refused."""
+    located, count, broken = _located(source), 0, None
+    while True:
+        batch: list[Document] = []
+        try:
+            for document, _ in itertools.islice(located, _BATCH):
+                batch.append(document)
+        except E2RankError as error:  # what came before it is whole
+            broken = error
+        count += len(batch)
+        if suspects := seen.suspects([document.docid for document in batch]):
+            _refuse_repeated(source, suspects, count)
+        yield from batch
+        if broken:
+            raise broken
+        if len(batch) < _BATCH:
+            break
+    if not count:
         raise E2RankError(f"{source}: the corpus is empty")
+
+
+def _refuse_repeated(source: str, suspects: Collection[str], count: int) -> None:
+    """Read the first `count` documents again: raise E2RankError where one of these docids comes a second time."""
+    found: set[str] = set()
+    for document, where in itertools.islice(_located(source), count):
+        if document.docid in found:
+            raise E2RankError(f"{where}: document {document.docid} appears twice")
+        if document.docid in suspects:
+            found.add(document.docid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +194,8 @@ def _located(source: str) -> Iterator[tuple[Document, str]]:
     for where, lines in _texts(source):
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield parse_document(line, f"{where}:{number}"), f"{where}:{number}"
+                place = f"{where}:{number}"
+                yield parse_document(line, place), place
 
 
 def _texts(source: str) -> Iterator[tuple[str, Iterator[str]]]:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.sealed import SEAL, read_sealed
-from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
@@ -38,15 +38,6 @@ def faiss_package() -> str:
     faiss = faiss_module()
     name = next((name for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), "faiss")
     return f"{name} {faiss.__version__}"
-
-
-def read_docids(path: Path) -> list[str]:
-    """The docids of an index, a line each. Raises E2RankError, with the line, for one with a blank."""
-    docids = [line.rstrip() for line in read_lines(path)]
-    for number, docid in enumerate(docids, start=1):
-        if docid.split() != [docid]:
-            raise E2RankError(f"{path}:{number}: expected a docid without blanks, got {docid!r}")
-    return docids
 
 
 def read_faiss(path: Path) -> Any:
@@ -101,20 +92,17 @@ class DenseIndex:
                 f"{directory}: expected an inner-product index, got metric {self.index.metric_type} "
                 "(its scores would be distances)"
             )
-        self.rows = {docid: row for row, docid in enumerate(self.docids)}
-        if len(self.rows) != len(self.docids):
-            raise E2RankError(
-                f"{directory / 'docid'}: {len(self.docids) - len(self.rows)} docids appear more than once"
-            )
+        if repeated := self.docids.repeated():
+            raise E2RankError(f"{directory / 'docid'}: {repeated} docids appear more than once")
         self._direct_map = False
         if encoder is not None:
             self.check_model(encoder.record, encoder.dim)
 
-    def _read(self) -> tuple[list[str], dict[str, Any] | None, Any]:
+    def _read(self) -> tuple[Docids, dict[str, Any] | None, Any]:
         """Docids, sidecar, and the index as FAISS has it."""
         place = self.directory
         check_form(place)
-        return read_docids(place / "docid"), read_sidecar(place), read_faiss(place / "index")
+        return Docids([place / "docid"]), read_sidecar(place), read_faiss(place / "index")
 
     @property
     def dim(self) -> int:
@@ -146,7 +134,7 @@ class DenseIndex:
 
     def stored(self, docids: Sequence[str]) -> NDArray[np.bool_]:
         """(n,) whether each docid is stored; no vector is read."""
-        return np.array([docid in self.rows for docid in docids], dtype=bool)
+        return self.docids.rows(docids) >= 0
 
     def vectors(self, docids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
         """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; the rows of absent ones are zero.
@@ -154,7 +142,7 @@ class DenseIndex:
         A quantised index gives approximations, scaled back to length 1.
         """
         self._make_direct_map()
-        rows = np.array([self.rows.get(docid, -1) for docid in docids], dtype=np.int64)
+        rows = self.docids.rows(docids)
         stored = rows >= 0
         result: Vectors = np.zeros((len(rows), self.dim), dtype=np.float32)
         if stored.any():

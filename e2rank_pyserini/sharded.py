@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_pyserini import integrity
+from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.fingerprint import WHOLE, of_files
-from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_docids, read_faiss
+from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_faiss
 from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
 from e2rank_pyserini.storage import Folder, is_remote
 from e2rank_pyserini.types import E2RankError, Vectors
@@ -47,15 +48,14 @@ def damaged(directory: Path, shards: Sequence[Shard]) -> Iterator[str]:
 class ShardedIndex(DenseIndex):
     """A complete folder of shards, opened read-only: what a Flat index of all its vectors would answer."""
 
-    def _read(self) -> tuple[list[str], dict[str, Any] | None, Any]:
+    def _read(self) -> tuple[Docids, dict[str, Any] | None, Any]:
         folder = Folder(str(self.directory))
         manifest = read_manifest(folder)
         shards = listed(folder, manifest)
         files = Shards(folder.place, manifest)
-        docids: list[str] = []
         for shard in shards:
             files.check_size(shard)
-            docids += read_docids(self.directory / name_of(shard.number, "docid"))
+        docids = Docids([self.directory / name_of(shard.number, "docid") for shard in shards])
         paths = [self.directory / name_of(shard.number, "index") for shard in shards]
         return docids, manifest, _Parts(paths, [shard.documents for shard in shards], files.dim)
 

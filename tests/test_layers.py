@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
     {"prompts", "storage", "trec", "java", "training.log"},
-    {"topics", "directories", "journal"},
+    {"topics", "directories", "journal", "docids"},
     {"sealed"},
     {
         "catalog",
