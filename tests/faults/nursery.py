@@ -1,4 +1,4 @@
-"""A process that has imported all that `e2rank rerank` needs, and forks a real process for each command that it reads.
+"""A process that has imported what `e2rank index` and `rerank` need, and forks a real process for each command it reads.
 
     python tests/faults/nursery.py
 
@@ -20,6 +20,7 @@ import transformers.models.qwen3.modeling_qwen3  # noqa: F401  two seconds of ea
 import e2rank_pyserini.commands
 import e2rank_pyserini.encoder
 import e2rank_pyserini.index
+import e2rank_pyserini.indexing
 import e2rank_pyserini.refining  # noqa: F401  imported once, for all children
 from e2rank_pyserini.cli import main
 
