@@ -106,7 +106,10 @@ def empty_index(dim: int, factory: str) -> Any:
     if "fs" in factory and "IVF" in factory:
         raise E2RankError(f"index type {factory!r}: FAISS cannot give the vectors of a fast-scan IVF index back")
     try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index, trial = (faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT) for _ in range(2))
+        if trial.is_trained:  # some take no vector without a number of its own, and say so only now
+            trial.add(np.zeros((1, dim), dtype=np.float32))
+        return index
     except RuntimeError as error:
         raise E2RankError(
             f"index type {factory!r}: FAISS cannot build it for {dim} dimensions and inner product: {_reason(error)}"
@@ -125,7 +128,7 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
     except RuntimeError as error:
         raise E2RankError(
-            f"index type {factory!r}: FAISS could not build it from {index.ntotal} vectors: {_reason(error)}"
+            f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {_reason(error)}"
         ) from error
 
 

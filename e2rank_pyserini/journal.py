@@ -46,6 +46,7 @@ class Journal:
         except OSError as error:
             raise self._failed(error) from error
         try:
+            _sync_name(self.path)
             self.entries = list(self._whole())
             os.lseek(self._file, 0, os.SEEK_END)
         except OSError as error:
@@ -95,7 +96,7 @@ class Journal:
                 raise E2RankError(f"{output}: another process is making it; wait, or choose another name") from error
             except OSError as error:  # some network file systems lock nothing
                 print(f"journal: {self.path}: cannot be locked ({error.strerror}); start no second", file=sys.stderr)
-            if self.path.exists() and os.path.samestat(os.fstat(file), self.path.stat()):
+            if os.fstat(file).st_nlink:
                 return file
             os.close(file)  # the process that held it has finished and removed it
 
@@ -120,3 +121,12 @@ class Journal:
 
     def _failed(self, error: OSError) -> E2RankError:
         return E2RankError(f"{self.path}: cannot be kept: {error.strerror or error}")
+
+
+def _sync_name(path: Path) -> None:
+    """Make a new file's name survive a power failure, as fsync makes its bytes."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -28,7 +28,7 @@ from e2rank_pyserini.inputs import (
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.remembering import Memory
-from e2rank_pyserini.reranking import check_known, missing, prompt_vectors, rescore
+from e2rank_pyserini.reranking import check_known, check_texts, missing, prompt_vectors, rescore
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError, Run, Vectors
@@ -67,14 +67,18 @@ class Refining:
     def __enter__(self) -> "Refining":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.memory.leave()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.memory.leave(interrupted=kind is KeyboardInterrupt)
 
     def passes(self) -> Run:
         """The run after all passes."""
         run, times = self.first, self.arguments.passes
         if not self.whole and self.arguments.by == "prompt" and (times > 1 or self.arguments.stride):
             self.need({hit.docid for hits in run.values() for hit in hits})  # any of them may come to be read
+        if not self.whole:  # before anything is encoded; a pass changes the order alone
+            absent = missing(run, self.index, depth=self.arguments.depth)
+            self.need(absent)
+            check_texts(absent, self.texts)
         for _ in range(times):
             run = self._slid(run) if self.arguments.stride else self._refined(run)
         return run
@@ -155,7 +159,6 @@ class Refining:
             found = search_again(vectors, self.index, hits=asked)
             tell_few("feedback", found, asked, len(self.index), hits)
             return admitted(found, self.excluded, hits)[0]
-        self.need(missing(run, self.index, depth=self.arguments.depth))
         return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)
 
     def _slid(self, run: Run) -> Run:

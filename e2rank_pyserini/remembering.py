@@ -81,12 +81,15 @@ class Memory:
                 file=sys.stderr,
             )
 
-    def leave(self) -> None:
-        """The output was not written, unless `finish` was called: keep what is remembered, and say how to go on."""
+    def leave(self, *, interrupted: bool = False) -> None:
+        """The output was not written, unless `finish` was called: keep what is remembered.
+
+        Says how to go on where the job was `interrupted`; an error has its own one line.
+        """
         if self.journal.closed:
             return
         self.journal.close(keep=bool(self.journal.entries or self.known))
-        if self.known:
+        if interrupted and self.known:
             texts = sum(entry.about["texts"] for entry in self.known.values())
             print(f"journal: {texts} texts are encoded and kept; the same command goes on with them", file=sys.stderr)
 

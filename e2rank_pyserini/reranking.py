@@ -153,6 +153,12 @@ def check_known(run: Run, queries: Mapping[str, object]) -> None:
         raise E2RankError(f"query {unknown[0]}: in the run but not in the topics ({len(unknown)} such)")
 
 
+def check_texts(docids: Iterable[str], texts: Mapping[str, str]) -> None:
+    """Raise E2RankError for a document without a text."""
+    for docid in docids:
+        _text(texts, docid)
+
+
 def _text(texts: Mapping[str, str], docid: str) -> str:
     if docid not in texts:
         raise E2RankError(f"document {docid}: in the run but not in the corpus")

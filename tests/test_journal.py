@@ -175,7 +175,7 @@ def test_killed_after_any_pass_the_memory_gives_a_plain_encoders_bytes_and_count
         passes[:] = [-killed_at]
         with pytest.raises(KeyboardInterrupt):
             _ = [call(encoder) for call in CALLS]
-        memory.leave()
+        memory.leave(interrupted=True)
         before = sum(rows[: killed_at - 1])
         said = f"journal: {before} texts are encoded and kept; the same command goes on with them\n" if before else ""
         assert capsys.readouterr().err == said

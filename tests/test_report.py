@@ -305,9 +305,9 @@ def test_sweeps_differ_in_the_window_only():
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("{", "one.trec.json:1: not JSON"),
-        ("[" * 100_000, "one.trec.json:1: not JSON"),
-        ("[]", "expected the record of a run, an object of format 1"),
+        ("{", "one.trec.json: not JSON"),
+        ("[" * 100_000, "one.trec.json: not JSON"),
+        ("[]", "one.trec.json: expected an object, got list"),
         ('{"format": 2}', "expected the record of a run, an object of format 1"),
         ({"run": None}, "run: not as format 1 has it: None"),
         ({"run": {"sha256": "00", "topics": 0}}, "run: not as"),

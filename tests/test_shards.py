@@ -97,6 +97,18 @@ def test_other_kinds_go_on_to_the_same_bytes(encoder: E2RankEncoder, beir: Path,
     assert contents(tmp_path / "i") == contents(tmp_path / "whole")
 
 
+def test_a_kind_that_cannot_be_trained_keeps_what_is_encoded(
+    tiny_model: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["index", "--dataset", str(beir), "--encoder", str(tiny_model), "--output", str(tmp_path / "i")]
+    assert main([*words, "--index-type", "IVF4096,Flat"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("e2rank index: index type 'IVF4096,Flat': FAISS could not build it from 40 vectors: ")
+    assert said.count("\n") == 1
+    assert main([*words, "--index-type", "IVF4,Flat"]) == 0
+    assert "1 shards were finished before" in capsys.readouterr().err
+
+
 def test_a_changed_corpus_is_refused_with_the_way_out(encoder: E2RankEncoder, tmp_path: Path):
     corpus = [Document(str(n), "", text) for n, text in enumerate(sentences(20))]
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""A process that has imported what `e2rank index` and `rerank` need, and forks a real process for each command it reads.
+"""A process that has imported what `e2rank index` and `rerank` need, and forks one for each command that it reads.
 
     python tests/faults/nursery.py
 
