@@ -93,7 +93,9 @@ def test_an_interrupted_build_says_so_and_goes_on(nursery: Nursery, command: Com
         if code:
             interrupted += 1
             assert nursery.said()[-1] == "e2rank index: interrupted"
-        assert not [line for line in nursery.said() if "Traceback" in line]
+        # Python drops an interrupt that comes within a destructor or a callback, and says so: the build then goes on
+        dropped = code == 0 and nursery.said()[0].startswith("Exception ignored in")
+        assert dropped or not [line for line in nursery.said() if "Traceback" in line], nursery.said()
         if (place / "i").exists():
             assert contents(place / "i") == expected
             assert set(left_over(place)) <= {"i.shards"}
