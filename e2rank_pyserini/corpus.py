@@ -24,9 +24,9 @@ def documents(source: str) -> Iterator[Document]:
 
     `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders too), any
     of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for one of Pyserini's
-    prebuilt indexes. Raises E2RankError with
-    file and line for a docid that is missing, has a blank or comes twice, for a text that is null or missing, and
-    for an empty corpus. Documents are read 1024 ahead: none of these is given before their docids are known to be new.
+    prebuilt indexes. Raises E2RankError with file and line for a docid that is missing, has a blank or comes twice, for
+    a text that is null or missing, and for an empty corpus. Documents are read 1024 ahead: none of these is given
+    before their docids are known to be new.
     """
     return unrepeated(source, Seen())
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,23 +62,36 @@ def held(directory: Path) -> Iterator[None]:
 
     Raises E2RankError where another process holds it.
     """
-    while True:
+
+    def opened() -> int:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
-                break  # else its last holder renamed or removed it in between
-        except BlockingIOError as error:
-            os.close(handle)
-            raise E2RankError(f"{directory}: another process is writing it") from error
-        except FileNotFoundError:
-            pass
-        os.close(handle)
+        return os.open(directory, os.O_RDONLY)
+
+    handle = locked(directory, opened, f"{directory}: another process is writing it")
     try:
         yield
     finally:
         os.close(handle)
+
+
+def locked(path: Path, opened: Callable[[], int], busy: str) -> int:
+    """A handle of the file or directory that `opened` opens, or makes, at `path`, locked until it is closed.
+
+    Raises E2RankError(busy) where another process holds it. Says on stderr where nothing can be locked.
+    """
+    while True:
+        handle = opened()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise E2RankError(busy) from error
+        except OSError as error:  # some network file systems lock nothing
+            print(f"{path}: cannot be locked ({error.strerror}); start no second process on it", file=sys.stderr)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # its last holder has renamed or removed it
 
 
 def removed(directory: Path, last: str) -> None:

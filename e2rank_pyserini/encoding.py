@@ -13,13 +13,14 @@ from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.types import Document, E2RankError
 
 Advance = Callable[[int, int], None]  # told (documents, tokens)
-Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[Shard]]  # encodes what is not finished, in any order
+Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[tuple[Shard, bool]]]
+"""Encodes what is not finished; gives every shard, in any order, and whether it was encoded now."""
 
 
 def encode(corpus: Iterable[Document], shards: Shards, engine: Engine) -> list[Shard]:
     """Every shard of the corpus, in order; those that are finished are not encoded again, which is said on stderr."""
     found: dict[int, Shard] = {}
-    total = 0
+    total = kept = 0
     with tqdm(unit=" documents", desc="index", disable=None, file=sys.stderr) as bar:
 
         def advance(documents: int, tokens: int) -> None:
@@ -28,17 +29,20 @@ def encode(corpus: Iterable[Document], shards: Shards, engine: Engine) -> list[S
             bar.set_postfix_str(f"{total / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
             bar.update(documents)
 
-        for shard in engine(corpus, shards, advance):
+        for shard, is_new in engine(corpus, shards, advance):
             found[shard.number] = shard
+            kept += not is_new
     missing = next((number for number in range(len(found)) if number not in found), None)
     if missing is not None or not found:
         raise E2RankError(f"{shards.place}: shard {missing or 0} was not encoded")
+    if kept:
+        print(f"{shards.place}: {kept} shards were finished before and are not encoded again", file=sys.stderr)
     return [found[number] for number in range(len(found))]
 
 
 def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard]:
     """The corpus cut into shards: the record of each that is finished, the task of each that is not."""
-    size, template, kept = shards.settings["shard_documents"], shards.settings["document_template"], 0
+    size, template = shards.settings["shard_documents"], shards.settings["document_template"]
     iterator = iter(corpus)
     for number in itertools.count():
         documents = list(itertools.islice(iterator, size))
@@ -46,11 +50,7 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
             break
         texts = tuple(document_text(one.title, one.text, template) for one in documents)
         task = Task(number, tuple(one.docid for one in documents), texts)
-        finished = shards.finished(task)
-        kept += finished is not None
-        yield task if finished is None else finished
-    if kept:
-        print(f"{shards.place}: {kept} shards were finished before and are not encoded again", file=sys.stderr)
+        yield shards.finished(task) or task
 
 
 def encode_shard(encoder: E2RankEncoder, task: Task, shards: Shards) -> Shard:
@@ -63,14 +63,15 @@ def encode_shard(encoder: E2RankEncoder, task: Task, shards: Shards) -> Shard:
 def here(encoder: E2RankEncoder) -> Engine:
     """The engine that encodes in this process, one shard after the other."""
 
-    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
         for item in planned(corpus, shards):
             if isinstance(item, Task):
                 encoder.progress = advance
-                yield encode_shard(encoder, item, shards)
+                shard = encode_shard(encoder, item, shards)
                 encoder.progress = None
+                yield shard, True
             else:
                 advance(item.documents, 0)
-                yield item
+                yield item, False
 
     return engine

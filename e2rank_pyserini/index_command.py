@@ -1,6 +1,6 @@
 """`e2rank index`: a corpus -> an index directory, or shards of one."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,10 +108,13 @@ def add_index_parser(
         "--engine",
         choices=ENGINES,
         default="processes",
-        help="who runs the workers: this machine (default) or a Ray cluster, which needs the corpus and --shards on "
-        "storage that every machine reaches",
+        help="who runs the workers: this machine (default) or a Ray cluster, which needs the model and --shards where "
+        "every machine reaches them",
     )
 
 
 def _devices(words: str) -> list[str]:
-    return [word.strip() for word in words.split(",") if word.strip()]
+    devices = [word.strip() for word in words.split(",")]
+    if not all(devices):
+        raise ArgumentTypeError(f"expected devices with commas between them, got {words!r}")
+    return devices

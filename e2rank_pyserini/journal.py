@@ -5,7 +5,6 @@ SHA-256, and the body: a line of JSON and raw bytes. What a kill or a fault of t
 match its SHA-256, and is cut off.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from e2rank_pyserini.directories import locked
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
@@ -87,18 +87,11 @@ class Journal:
 
     def _locked(self, output: Path) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(file)
-                raise E2RankError(f"{output}: another process is making it; wait, or choose another name") from error
-            except OSError as error:  # some network file systems lock nothing
-                print(f"journal: {self.path}: cannot be locked ({error.strerror}); start no second", file=sys.stderr)
-            if os.fstat(file).st_nlink:
-                return file
-            os.close(file)  # the process that held it has finished and removed it
+        return locked(
+            self.path,
+            lambda: os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666),
+            f"{output}: another process is making it; wait, or choose another name",
+        )
 
     def _whole(self) -> Iterator[Entry]:
         """The entries from the first to the last whole one; what follows is cut off the file."""

@@ -6,6 +6,7 @@ dies to another.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,16 +33,17 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
     threads = settings.threads or 1
     needs = {"num_gpus": 1} if on_gpu else {"num_cpus": threads}
 
-    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
         setup = {**settings._asdict(), "threads": threads, "device": "cuda" if on_gpu else "cpu"}
         setup |= {"place": shards.folder.absolute, "settings": shards.settings}
         started = not ray.is_initialized()
         if started:
             ray.init(log_to_driver=False)
         try:
-            plan = ray.data.read_datasource(
-                _source(corpus, shards), override_num_blocks=1, num_cpus=0
-            )  # beside the actors
+            if shards.folder.path is not None and len(ray.nodes()) > 1:
+                print(f"{shards.folder.path}: must be the same folder on every machine of the cluster", file=sys.stderr)
+            # no core for the reading: the actors may have taken all
+            plan = ray.data.read_datasource(_source(corpus, shards), override_num_blocks=1, num_cpus=0)
             encoded = plan.map_batches(
                 _Actor, fn_constructor_args=(setup,), batch_size=1, concurrency=len(devices), max_restarts=-1, **needs
             )
@@ -53,14 +55,14 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
     return engine
 
 
-def _finished(rows: Iterable[dict[str, Any]], advance: Advance) -> Iterator[Shard]:
+def _finished(rows: Iterable[dict[str, Any]], advance: Advance) -> Iterator[tuple[Shard, bool]]:
     for row in rows:
         answer = json.loads(row["answer"])
         if "error" in answer:
             raise E2RankError(answer["error"])
         shard = Shard(**answer["shard"])
         advance(shard.documents, shard.counts.get("tokens", 0) if answer["is_new"] else 0)
-        yield shard
+        yield shard, answer["is_new"]
 
 
 def _rows(corpus: Iterable[Document], shards: Shards) -> Iterator[dict[str, str]]:
@@ -84,9 +86,6 @@ def _source(corpus: Iterable[Document], shards: Shards) -> Any:
             yield pyarrow.table({"item": pyarrow.array([json.dumps(row)], pyarrow.large_string())})
 
     class Plan(Datasource):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
         supports_distributed_reads = False  # the corpus need be on this machine only
 
         def estimate_inmemory_data_size(self) -> int | None:

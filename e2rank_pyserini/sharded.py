@@ -13,7 +13,7 @@ from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.fingerprint import WHOLE, of_files
 from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_faiss
 from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
-from e2rank_pyserini.storage import Folder, is_remote
+from e2rank_pyserini.storage import Folder, is_remote, local
 from e2rank_pyserini.types import E2RankError, Vectors
 
 
@@ -21,7 +21,7 @@ def open_index(place: str | Path, encoder: Encodes | None = None) -> DenseIndex:
     """An index directory, or a folder of shards that is complete. Raises E2RankError as DenseIndex does."""
     if is_remote(str(place)):
         raise E2RankError(f"{place}: an index is memory-mapped: copy it to this machine")
-    path = Path(str(place).removeprefix("file://"))
+    path = local(str(place))
     return ShardedIndex(path, encoder) if (path / MANIFEST).is_file() else DenseIndex(path, encoder)
 
 
@@ -42,7 +42,7 @@ def fingerprint(directory: Path) -> str:
 def damaged(directory: Path, shards: Sequence[Shard]) -> Iterator[str]:
     """A line for each shard that is not what was written; every byte is read."""
     for shard in shards:
-        yield from integrity.damaged(directory / f"{shard.number:05}", {"files": shard.files})
+        yield from integrity.damaged((directory / name_of(shard.number, "index")).parent, {"files": shard.files})
 
 
 class ShardedIndex(DenseIndex):
@@ -60,7 +60,7 @@ class ShardedIndex(DenseIndex):
         return docids, manifest, _Parts(paths, [shard.documents for shard in shards], files.dim)
 
     def _make_direct_map(self) -> None:
-        """Flat indexes need none."""
+        """Flat indexes need none, and FAISS looks for an IVF in indexes of its own only."""
 
 
 class _Parts:

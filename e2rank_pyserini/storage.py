@@ -7,7 +7,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -56,17 +56,27 @@ def files_of(url: str) -> list[str]:
 def remote_lines(url: str) -> Iterator[str]:
     """The lines of a text file behind a URL, as trec.read_lines gives those of a path."""
     files, path = remote(url)
+
+    def opened() -> IO[str]:
+        raw = files.open(path, "rb")
+        packed: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+        return io.TextIOWrapper(cast(BinaryIO, packed), encoding="utf-8-sig")
+
+    return lines(opened, url)
+
+
+def lines(opened: Callable[[], IO[str]], where: str) -> Iterator[str]:
+    """The lines, without their ends, of the text file that `opened` opens; `where` names it in an E2RankError."""
     try:
-        with files.open(path, "rb") as raw:
-            packed: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-            for line in io.TextIOWrapper(cast(BinaryIO, packed), encoding="utf-8-sig"):
+        with opened() as file:
+            for line in file:
                 yield line.rstrip("\r\n")
     except FileNotFoundError as error:
-        raise E2RankError(f"{url}: no such file") from error
+        raise E2RankError(f"{where}: no such file") from error
     except UnicodeDecodeError as error:
-        raise E2RankError(f"{url}: not UTF-8: {error}") from error
+        raise E2RankError(f"{where}: not UTF-8: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise E2RankError(f"{url}: cannot be read: {error}") from error
+        raise E2RankError(f"{where}: cannot be read: {error}") from error
 
 
 class Folder:

@@ -6,13 +6,13 @@ import math
 import os
 import re
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from e2rank_pyserini.storage import lines
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
@@ -91,16 +91,7 @@ def read_qrels(path: Path) -> Qrels:
 
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file, without their ends and without a byte order mark; `.gz` is unpacked."""
-    try:
-        with _opened(path) as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except FileNotFoundError as error:
-        raise E2RankError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise E2RankError(f"{path}: not UTF-8: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise E2RankError(f"{path}: cannot be read: {error}") from error
+    return lines(lambda: _opened(path), str(path))
 
 
 def _opened(path: Path) -> IO[str]:

@@ -34,7 +34,7 @@ def processes(settings: Settings, devices: Sequence[str]) -> Engine:
     """
     threads = settings.threads or max(1, (os.cpu_count() or 1) // len(devices))
 
-    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
         setup = {**settings._asdict(), "threads": threads, "place": shards.place, "settings": shards.settings}
         workers = [_Worker(number, {**setup, "device": device}) for number, device in enumerate(devices)]
         yield from _together(workers, planned(corpus, shards), advance)
@@ -107,7 +107,9 @@ class _Worker:
             process.kill()
 
 
-def _together(workers: Sequence[_Worker], plan: Iterator[Task | Shard], advance: Advance) -> Iterator[Shard]:
+def _together(
+    workers: Sequence[_Worker], plan: Iterator[Task | Shard], advance: Advance
+) -> Iterator[tuple[Shard, bool]]:
     """Shards as they are finished; the first failure ends the others after the shard they are at, and is raised."""
     results: queue.Queue[tuple[Shard, bool] | BaseException | None] = queue.Queue()
     ending, turn = threading.Event(), threading.Lock()
@@ -140,7 +142,7 @@ def _together(workers: Sequence[_Worker], plan: Iterator[Task | Shard], advance:
                 else:
                     shard, is_new = result
                     advance(shard.documents, shard.counts.get("tokens", 0) if is_new else 0)
-                    yield shard
+                    yield shard, is_new
     except BaseException:  # interrupted: no one waits for what they are at
         ending.set()
         for worker in workers:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_pyserini import journal as journals
+from e2rank_pyserini import directories
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.journal import Journal
@@ -104,14 +104,14 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path):
 
 def test_a_journal_that_goes_while_it_is_opened_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The first holder finishes between our opening of its file and our lock."""
-    first, flock = Journal(tmp_path / "out"), journals.fcntl.flock
+    first, flock = Journal(tmp_path / "out"), directories.fcntl.flock
 
     def finishing(file: int, how: int) -> None:
-        monkeypatch.setattr(journals.fcntl, "flock", flock)
+        monkeypatch.setattr(directories.fcntl, "flock", flock)
         first.close(keep=False)
         flock(file, how)
 
-    monkeypatch.setattr(journals.fcntl, "flock", finishing)
+    monkeypatch.setattr(directories.fcntl, "flock", finishing)
     ours = Journal(tmp_path / "out")
     ours.append({}, b"ours")
     assert b"ours" in (tmp_path / ".out.unfinished").read_bytes()
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path: Path, monkeypatch: pyt
     def refuse(file: int, how: int) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(journals.fcntl, "flock", refuse)
+    monkeypatch.setattr(directories.fcntl, "flock", refuse)
     Journal(tmp_path / "out").close(keep=False)
     assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
 

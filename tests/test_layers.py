@@ -11,9 +11,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
     {"types", "choices", "timing", "fingerprint", "losses", "training.processes", "training.sampling"},
-    {"prompts", "storage", "trec", "java", "training.log"},
-    {"topics", "directories", "journal", "docids"},
-    {"sealed"},
+    {"storage"},
+    {"prompts", "trec", "java", "training.log"},
+    {"topics", "directories", "docids"},
+    {"sealed", "journal"},
     {
         "catalog",
         "corpus",

@@ -54,11 +54,11 @@ def contents(directory: Path) -> dict[str, bytes]:
 def stopping(encoder: E2RankEncoder, after: int) -> Engine:
     """The engine of this process, which is stopped after so many shards."""
 
-    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
-        for number, shard in enumerate(here(encoder)(corpus, shards, advance)):
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
+        for number, made in enumerate(here(encoder)(corpus, shards, advance)):
             if number == after:
                 raise KeyboardInterrupt
-            yield shard
+            yield made
 
     return engine
 
@@ -293,7 +293,7 @@ def test_a_url_that_leads_nowhere_is_one_line(source: str, message: str):
 
 
 def test_a_second_process_is_refused(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
-    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[Shard]:
+    def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
         code = "from e2rank_pyserini.directories import held; from pathlib import Path\n"
         code += f"with held(Path({shards.place!r})): pass"
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
