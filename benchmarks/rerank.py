@@ -33,7 +33,7 @@ import yardstick
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder, rerank, write_run
 from e2rank_pyserini.cli import main as e2rank
-from e2rank_pyserini.encoder import batches, padded
+from e2rank_pyserini.forward import batches, padded
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.reranking import DEPTH, WINDOW
 from e2rank_pyserini.timing import recording, so_far
@@ -108,7 +108,7 @@ def pointwise(setup: Setup, model: Any) -> Rerank:
         ]
         rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
         scores = np.zeros(len(rows))
-        for group in batches([len(row) for row in rows], encoder.batch_tokens):
+        for group in batches([len(row) for row in rows], encoder.forward.batch_tokens):
             ids, mask = (part.to(encoder.device) for part in padded([rows[number] for number in group]))
             hidden = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
             last = hidden[torch.arange(len(group), device=ids.device), mask.sum(dim=1) - 1]

@@ -66,9 +66,9 @@ def here(encoder: E2RankEncoder) -> Engine:
     def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
         for item in planned(corpus, shards):
             if isinstance(item, Task):
-                encoder.progress = advance
+                encoder.forward.progress = advance
                 shard = encode_shard(encoder, item, shards)
-                encoder.progress = None
+                encoder.forward.progress = None
                 yield shard, True
             else:
                 advance(item.documents, 0)

@@ -62,7 +62,7 @@ class Refining:
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
-        self.encoder.memory = self.memory = Memory(Path(arguments.output), self.encoder)
+        self.encoder.forward.memory = self.memory = Memory(Path(arguments.output), self.encoder)
 
     def __enter__(self) -> "Refining":
         return self
