@@ -64,7 +64,7 @@ class Forward:
         self.pooling = pooling
         self.device = next(network.parameters()).device
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS_GPU)
-        self.packing = packed.fits(network)
+        self.packing = self.device.type in ("cpu", "cuda") and packed.fits(network)
         self.progress: Progress | None = None
         self.memory: Remember | None = None
         self._lock = threading.Lock()  # the packed network's room is for one pass at a time
@@ -173,6 +173,8 @@ class Forward:
                 f"model {self.name}: device {self.device} has too little memory for a text of {longest} tokens"
             )
         asked, self.batch_tokens = self.batch_tokens, max(self.batch_tokens // 2, longest)
+        if self.packing:
+            self._packed.room.held.clear()
         torch.cuda.empty_cache()
         print(
             f"model {self.name}: device {self.device} has too little memory for batches of {asked} tokens: goes on "

@@ -31,6 +31,7 @@ def fits(network: Any) -> bool:
         and is_causal(network)
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and rope.get("rope_type", rope.get("type", "default")) not in _BY_LENGTH
+        and all(layer.self_attn.head_dim % 8 == 0 for layer in network.layers)  # as the GPU's kernel wants it
         and all(type(linear) is torch.nn.Linear for layer in network.layers for linear in _linears(layer))
     )
 
@@ -75,6 +76,7 @@ class Room:
         size = math.prod(shape)
         held = self.held.get(name)
         if held is None or len(held) < size:
+            self.held.pop(name, None)  # its memory is for the new one
             held = self.held[name] = torch.empty(size, dtype=like.dtype, device=like.device)
         return held[:size].view(shape)
 
@@ -158,7 +160,7 @@ def _mapped(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 def _normed(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """RMSNorm over the last dimension (Zhang and Sennrich 2019), scaled in float32 and rounded once before `weight`."""
-    if hidden.is_cuda:
+    if hidden.device.type != "cpu":
         return functional.rms_norm(hidden, hidden.shape[-1:], None, epsilon).mul_(weight)
     # on a CPU rms_norm makes float32 copies; batch_norm with the rows as its channels is the one kernel that does not
     rows = hidden.reshape(1, -1, hidden.shape[-1])
@@ -178,7 +180,7 @@ def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotated:
 
 def _attention(hidden: torch.Tensor, lengths: Sequence[int], room: Room) -> Attend:
     """Causal attention within each row: one kernel for all on a GPU where PyTorch has it, else rows of like length."""
-    varlen = _varlen() if hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16) else None
+    varlen = _varlen(hidden)
     if varlen is None:
         return lambda queries, keys, values, scale: _by_length(
             queries, keys, values, scale, lengths, room("found", queries, *queries.shape)
@@ -202,8 +204,12 @@ def _attention(hidden: torch.Tensor, lengths: Sequence[int], room: Room) -> Atte
     return attend
 
 
-def _varlen() -> Any:
-    """torch.nn.attention.varlen.varlen_attn with the options that are needed here, or None: PyTorch 2.6 has none."""
+def _varlen(hidden: torch.Tensor) -> Any:
+    """torch.nn.attention.varlen.varlen_attn, where it runs and has the options needed here (PyTorch 2.6 does not)."""
+    if not hidden.is_cuda or hidden.dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if torch.cuda.get_device_capability(hidden.device) < (8, 0):
+        return None
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -103,6 +103,13 @@ def test_bfloat16_is_as_near_to_float32_as_transformers(network: Any):
     assert (1 - cosines(ours)).mean() < 2 * (1 - cosines(theirs)).mean() + 1e-6
 
 
+def test_float16(network: Any):
+    half = copy.deepcopy(network).to(torch.float16)
+    for row, found in zip(ROWS, states(Packed(half), ROWS), strict=True):
+        exact = plain.hidden_states(network, row)
+        assert plain.normalised(found[-1]) @ plain.normalised(exact[-1]) > 0.9999
+
+
 def test_only_what_it_computes_fits():
     size = {**SIZE, "num_hidden_layers": 2, "num_key_value_heads": 2}
     assert not fits(BertModel(BertConfig(**SIZE)))
@@ -184,6 +191,24 @@ def test_too_little_memory_halves_the_batches_and_loses_nothing(capsys):
     network.seen.clear()
     forward(rows, [len(row) for row in rows])
     assert max(network.seen) <= 50  # it stays with what fits
+
+
+def test_the_room_of_a_packed_network_is_given_back_too(monkeypatch: pytest.MonkeyPatch, capsys):
+    torch.manual_seed(1)
+    network = FORMS["llama"]().eval()
+    forward = Forward("llama", network, "last", batch_tokens=80)
+    expected = forward.whole(ROWS)
+    read = network.embed_tokens.forward
+
+    def full(ids: torch.Tensor) -> torch.Tensor:
+        if len(ids) > 89 or forward._packed.room.held:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return read(ids)
+
+    forward.batch_tokens = 200
+    monkeypatch.setattr(network.embed_tokens, "forward", full)
+    np.testing.assert_allclose(forward.whole([ROWS[3]]), expected[3:4], atol=1e-5)
+    assert "batches of 200 tokens: goes on with 100" in capsys.readouterr().err
 
 
 def test_a_text_that_does_not_fit_by_itself_is_named(capsys):
