@@ -19,9 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import yardstick
-
 from e2rank_pyserini import E2RankEncoder
+from e2rank_pyserini.bench import material, yardstick
 
 DAY = 86_400
 
@@ -44,14 +43,14 @@ COLLECTIONS = (
 def encoder_of(model: str, work: Path) -> E2RankEncoder:
     if model != "qwen3":
         return E2RankEncoder.load(model)
-    texts = [document.text for document in islice(yardstick.synthetic(), 500)]
-    place = yardstick.qwen3(work / "qwen3", texts, layers=28)
+    texts = [document.text for document in islice(material.synthetic(), 500)]
+    place = material.qwen3(work / "qwen3", texts, layers=28)
     return E2RankEncoder.load(str(place), like="qwen3-embedding-0.6b", dtype="bfloat16")
 
 
 def speed(encoder: E2RankEncoder, documents: int) -> float:
     """Tokens a second of `encode_documents`, after a warm-up."""
-    texts = [yardstick.as_text(document) for document in islice(yardstick.synthetic(), documents)]
+    texts = [material.as_text(document) for document in islice(material.synthetic(), documents)]
     encoder.encode_documents(texts[:4])
     before, started = encoder.tally.tokens, time.perf_counter()
     encoder.encode_documents(texts)
@@ -61,7 +60,7 @@ def speed(encoder: E2RankEncoder, documents: int) -> float:
 def mean_tokens(place: Path, most: int = 2000) -> float:
     """Of passages as WordPiece has them: the random model's tokenizer has never seen English."""
     tokenizer = E2RankEncoder.load("minilm").tokens.tokenizer
-    texts = [yardstick.as_text(document) for document in yardstick.passages(place, most)]
+    texts = [material.as_text(document) for document in islice(material.passages(str(place)), most)]
     return sum(map(len, tokenizer(texts, verbose=False)["input_ids"])) / len(texts)
 
 
