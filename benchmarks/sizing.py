@@ -1,6 +1,7 @@
 """How much disk, memory and time does a corpus take? Worked through for MS MARCO v1, v2.1 (segments) and ClueWeb22-B.
 
     python benchmarks/sizing.py [--model qwen3 | ENCODER] [--dim N] [--data NAME=DIR …] [--tokens-per-second N]
+        [--json FILE]
 
 Tokens a second are measured here (`--model qwen3`: random weights in the configuration of Qwen3-0.6B, all 28 layers; or
 an encoder of ours), on `--documents` passages of mixed lengths, unless `--tokens-per-second` gives what `e2rank index`
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=48, help="encoded to measure the speed")
     parser.add_argument("--data", nargs="*", default=[], metavar="PART=DIR", help="texts like those of a collection")
     parser.add_argument("--tokens-per-second", type=float)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     setting = yardstick.setting("cpu")
     yardstick.announce(setting)
@@ -99,10 +101,14 @@ def main() -> None:
             else one
             for one in COLLECTIONS
         ]
-        heads = ["collection", "documents", "tokens each", "Flat", "IVF65536,PQ64", "docids"]
-        heads += [f"days at {rate:,.0f} tokens/s", "hours at 1 M tokens/s"]
-        print(f"\n{encoder.spec.name}, {encoder.dim} dimensions, {rate:,.0f} tokens/s")
-        print(yardstick.table(heads, (row(one, encoder.dim, rate) for one in collections)))
+        model, dim = encoder.spec.name, encoder.dim
+    heads = ["collection", "documents", "tokens each", "Flat", "IVF65536,PQ64", "docids"]
+    heads += [f"days at {rate:,.0f} tokens/s", "hours at 1 M tokens/s"]
+    rows = [row(one, dim, rate) for one in collections]
+    print(f"\n{model}, {dim} dimensions, {rate:,.0f} tokens/s")
+    print(yardstick.table(heads, rows))
+    found = {"model": model, "dim": dim, "tokens/s": rate, "rows": [dict(zip(heads, one, strict=True)) for one in rows]}
+    yardstick.write_json(arguments.json, {"setting": setting, **found})
 
 
 if __name__ == "__main__":
