@@ -3,8 +3,10 @@
 import importlib.util
 import itertools
 import json
+import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -360,6 +362,20 @@ def test_bad_input_is_one_line(
     assert told in lines[-1]
     assert len(lines) == 1
     assert not written.exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        assert main(["bench", "encode", "--layers", "1", "--documents", "2", "--device", "cpu"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "the random model cannot be written: " in lines[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", ["", "sing", "encode --documents 0", "encode --peers nobody", "rerank --queries x"])

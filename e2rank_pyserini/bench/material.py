@@ -8,7 +8,7 @@ from typing import Any
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.prompts import document_text
-from e2rank_pyserini.types import Document
+from e2rank_pyserini.types import Document, E2RankError
 
 EOS = "<|endoftext|>"
 _SPECIAL = [EOS, "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
@@ -24,9 +24,10 @@ _MEDIAN_WORDS, _SPREAD, _MOST_WORDS = 190, 0.55, 1500
 def qwen3(place: Path, texts: Iterable[str], *, layers: int, width: int = 1024) -> Path:
     """Write a Qwen3 with random weights (bfloat16), and a BPE tokenizer trained on `texts`; returns `place`.
 
-    At width 1024 its layers are those of Qwen3-0.6B, which has 28.
+    At width 1024 its layers are those of Qwen3-0.6B, which has 28. Raises E2RankError where the disk does not take it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
 
@@ -44,8 +45,11 @@ def qwen3(place: Path, texts: Iterable[str], *, layers: int, width: int = 1024) 
         max_position_embeddings=40960,
         tie_word_embeddings=True,
     )
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(place)
-    tokenizer.save_pretrained(place)
+    try:
+        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(place)
+        tokenizer.save_pretrained(place)
+    except (OSError, SafetensorError) as error:
+        raise E2RankError(f"{place}: the random model cannot be written: {error}") from error
     return place
 
 
