@@ -97,13 +97,13 @@ class E2RankEncoder:
         """n texts -> (n, dim)."""
         with timed("tokenise"):
             rows = self.tokens.documents(texts)
-        return self.forward(rows, [len(row) for row in rows])
+        return self.forward.whole(rows)
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
         with timed("tokenise"):
             rows = self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task)
-        return self.forward(rows, [len(row) for row in rows])
+        return self.forward.whole(rows)
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""

@@ -88,6 +88,10 @@ class Forward:
                 self._halve(max(len(rows[number]) for number in left))
         return vectors
 
+    def whole(self, rows: Sequence[Ids]) -> Vectors:
+        """Rows of ids, all tokens of which are pooled -> (n, dim)."""
+        return self(rows, [len(row) for row in rows])
+
     def _encode(self, rows: Sequence[Ids], pooled: Sequence[int], left: set[int], vectors: Vectors) -> None:
         """Fill in the vectors of the rows `left`, which shrinks by what is done.
 
