@@ -1,53 +1,18 @@
 """E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
+from e2rank_pyserini.forward import Forward
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer
+from e2rank_pyserini.tokens import Tally, TextTokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
-
-Progress = Callable[[int, int], None]  # told (texts, tokens) after each batch
-Remember = Callable[[Sequence[Ids], Sequence[int], Callable[[], Vectors]], Vectors]  # remembering.Memory
-_BATCH_TOKENS = {"cpu": 4096}
-_BATCH_TOKENS_GPU = 65536
-
-
-def embed(
-    network: Any, ids: torch.Tensor, mask: torch.Tensor, pooling: str, pooled: torch.Tensor | None = None
-) -> torch.Tensor:
-    """One forward pass: ids and mask (B, T), padded on the right -> (B, D) float32 rows of length 1.
-
-    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None: `last` is the last
-    one's hidden state, `mean` their mean, `cls` the first one's. The same function serves training and inference.
-    """
-    ends = mask.sum(dim=1) if pooled is None else pooled  # (B,)
-    # a mask keeps attention from its fast path: leave it out where no real token could see a padded one anyway
-    needed = not (is_causal(network) or bool(mask.all()))
-    hidden = network(input_ids=ids, attention_mask=mask if needed else None).last_hidden_state  # (B, T, D)
-    if pooling == "last":
-        vectors = hidden[torch.arange(len(ids), device=ids.device), ends - 1]
-    elif pooling == "mean":
-        weights = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).unsqueeze(-1).float()  # (B, T, 1)
-        vectors = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
-    else:
-        vectors = hidden[:, 0]
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)
-
-
-def is_causal(network: Any) -> bool:
-    """Whether every attention of the network looks back only, by what Transformers' modules and configuration say."""
-    attentions = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
-    configured = [module.config for module in network.modules() if hasattr(module, "config")]
-    return bool(attentions) and all(attentions) and all(getattr(one, "is_causal", True) for one in configured)
 
 
 def anchored(prompts: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -72,17 +37,13 @@ class E2RankEncoder:
         identity: str,
         *,
         batch_tokens: int | None = None,
-        progress: Progress | None = None,
     ) -> None:
         self.spec = spec
         self.identity = identity
-        self.network = network
+        self.forward = Forward(spec.name, network, spec.pooling, batch_tokens)
         self.tokens = TextTokenizer(tokenizer, spec, _eos_id(spec, tokenizer))
-        self.progress = progress
-        self.memory: Remember | None = None
-        self.device = next(network.parameters()).device
+        self.device = self.forward.device
         self.dtype = next(network.parameters()).dtype
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.device.type, _BATCH_TOKENS_GPU)
         self._check_fit(tokenizer)
 
     @classmethod
@@ -98,7 +59,7 @@ class E2RankEncoder:
         """Load a model by catalog name, directory or hub name (or by its record).
 
         `like` names the catalog model whose settings an unknown model shares; `dtype` overrides the record's
-        (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included.
+        (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included where there is any.
         Raises E2RankError when the model cannot be found or read.
         """
         spec = name if isinstance(name, ModelSpec) else model(name, like)
@@ -106,6 +67,16 @@ class E2RankEncoder:
         with timed("load"):
             network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
         return cls(spec, network, tokenizer, identity, batch_tokens=batch_tokens)
+
+    @property
+    def network(self) -> Any:
+        """Transformers' model that gives the hidden states."""
+        return self.forward.network
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens a batch holds at most."""
+        return self.forward.batch_tokens
 
     @property
     def dim(self) -> int:
@@ -126,48 +97,25 @@ class E2RankEncoder:
         """n texts -> (n, dim)."""
         with timed("tokenise"):
             rows = self.tokens.documents(texts)
-        return self._encode(rows)
+        return self.forward.whole(rows)
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
         with timed("tokenise"):
             rows = self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task)
-        return self._encode(rows)
+        return self.forward.whole(rows)
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
         with timed("tokenise"):
             rows = self.tokens.prompts(prompts)
-        vectors = self._encode(rows, [self.tokens.pooled(row) for row in rows])
+        vectors = self.forward(rows, [self.tokens.pooled(row) for row in rows])
         if self.spec.prompt != "pair":
             return vectors
         between = self.tokens.tokenizer.sep_token
         queries = self.encode_queries([prompt.query.replace(between, " ") for prompt in prompts])
         summed: Vectors = anchored(torch.from_numpy(vectors), torch.from_numpy(queries)).numpy()
         return summed
-
-    def _encode(self, rows: Sequence[Ids], pooled: Sequence[int] | None = None) -> Vectors:
-        """Rows of ids -> (n, dim) in the order given; batches hold rows of like length."""
-        lengths = [len(row) for row in rows]
-        ends = lengths if pooled is None else pooled
-        vectors: Vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        for batch in batches(lengths, self.batch_tokens):
-            some, pooling = [rows[number] for number in batch], [ends[number] for number in batch]
-            encode = functools.partial(self._batch, some, pooling)
-            vectors[batch] = encode() if self.memory is None else self.memory(some, pooling, encode)
-            if self.progress is not None:
-                self.progress(len(batch), sum(map(len, some)))
-        return vectors
-
-    def _batch(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Vectors:
-        """Rows of ids and how many leading tokens of each are pooled -> (n, dim), in one forward pass."""
-        with timed("encode"), torch.inference_mode():
-            ids, mask, ends = (part.to(self.device) for part in (*padded(rows), torch.tensor(pooled)))
-            found = embed(self.network, ids, mask, self.spec.pooling, ends)
-            vectors: Vectors = found.cpu().numpy()  # waits for the device: its time is in the part
-        if not np.isfinite(vectors).all():
-            raise E2RankError(f"model {self.spec.name}: gave a vector that is not made of numbers")
-        return vectors
 
     def _check_fit(self, tokenizer: Any) -> None:
         positions = getattr(self.network.config, "max_position_embeddings", None)
@@ -219,28 +167,6 @@ def as_recorded(record: Mapping[str, Any], dtype: str, device: str, batch_tokens
             f"model {spec.name}: expected the weights {record['identity']}, found {encoder.identity} in {spec.source}"
         )
     return encoder
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Row numbers grouped so that rows x longest <= `batch_tokens` (a longer row is alone), longest rows first."""
-    groups: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= batch_tokens:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
-
-
-def padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, (B, T), padded on the right with 0, which the mask hides."""
-    longest = max(map(len, rows))
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-    return ids, mask
 
 
 def _eos_id(spec: ModelSpec, tokenizer: Any) -> int | None:

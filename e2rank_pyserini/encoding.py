@@ -1,17 +1,20 @@
 """Corpus -> shards: what is to be encoded, what is finished already, and the engine that does it in this process."""
 
-import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
-from e2rank_pyserini.types import Document, E2RankError
+from e2rank_pyserini.tokens import Ids, Tally
+from e2rank_pyserini.types import Document, E2RankError, Vectors
 
+T = TypeVar("T")
 Advance = Callable[[int, int], None]  # told (documents, tokens)
 Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[tuple[Shard, bool]]]
 """Encodes what is not finished; gives every shard, in any order, and whether it was encoded now."""
@@ -53,25 +56,67 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
         yield shards.finished(task) or task
 
 
+class Read(NamedTuple):
+    """A task whose texts are tokenised: their ids, and what was counted."""
+
+    task: Task
+    rows: list[Ids]
+    counts: dict[str, int]
+
+
+def read(encoder: E2RankEncoder, task: Task) -> Read:
+    """Tokenise a task's texts."""
+    tokens = encoder.tokens.apart()
+    return Read(task, tokens.documents(task.texts), tokens.tally.since(Tally()))
+
+
+def encoded(encoder: E2RankEncoder, item: Read) -> Vectors:
+    """The vectors of a task's texts, (n, dim), counted in the encoder's tally."""
+    encoder.tally.add(item.counts)
+    return encoder.forward.whole(item.rows)
+
+
 def encode_shard(encoder: E2RankEncoder, task: Task, shards: Shards) -> Shard:
     """Encode one shard and write it."""
-    before = copy.copy(encoder.tally)
-    vectors = encoder.encode_documents(task.texts)
-    return shards.write(task, vectors, encoder.tally.since(before))
+    item = read(encoder, task)
+    return shards.write(task, encoded(encoder, item), item.counts)
 
 
 def here(encoder: E2RankEncoder) -> Engine:
-    """The engine that encodes in this process, one shard after the other."""
+    """The engine that encodes in this process, one shard after the other.
+
+    While the network is at one, a thread reads and tokenises the next, and another writes the one before.
+    """
+
+    def ready(corpus: Iterable[Document], shards: Shards) -> Iterator[Read | Shard]:
+        for item in planned(corpus, shards):
+            yield read(encoder, item) if isinstance(item, Task) else item
 
     def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
-        for item in planned(corpus, shards):
-            if isinstance(item, Task):
-                encoder.progress = advance
-                shard = encode_shard(encoder, item, shards)
-                encoder.progress = None
-                yield shard, True
-            else:
-                advance(item.documents, 0)
-                yield item, False
+        with ThreadPoolExecutor(1, "write") as writer:
+            written: Future[Shard] | None = None
+            for item in ahead(ready(corpus, shards)):
+                if isinstance(item, Shard):
+                    advance(item.documents, 0)
+                    yield item, False
+                    continue
+                encoder.forward.progress = advance
+                vectors = encoded(encoder, item)
+                encoder.forward.progress = None
+                before, written = written, writer.submit(shards.write, item.task, vectors, item.counts)
+                if before is not None:
+                    yield before.result(), True
+            if written is not None:
+                yield written.result(), True
 
     return engine
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        end = object()
+        following: Future[Any] = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item

@@ -14,6 +14,8 @@ from e2rank_pyserini.types import Run
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
 
+_PARTS = ("tokenise", "encode", "gather", "search", "score")  # of timing, in the order in which a query meets them
+
 
 @dataclasses.dataclass(frozen=True)
 class Used:
@@ -62,6 +64,14 @@ def tell_few(command: str, run: Run, asked: int, held: int, hits: int) -> None:
 def report(what: str) -> None:
     """One line on stderr: what came out, and how long the command took."""
     print(f"{what} ({so_far().get('total', 0.0):.1f} s)", file=sys.stderr)
+
+
+def tell_parts(queries: int) -> None:
+    """One line on stderr: what each part of the work took, in milliseconds a query."""
+    seconds = so_far()
+    parts = [f"{part} {1000 * seconds[part] / queries:.1f}" for part in _PARTS if part in seconds and queries]
+    if parts:
+        print(f"ms a query: {', '.join(parts)}", file=sys.stderr)
 
 
 def run_tag(encoder: "E2RankEncoder") -> str:

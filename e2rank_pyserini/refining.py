@@ -25,7 +25,7 @@ from e2rank_pyserini.inputs import (
     rerank_task,
     topics_of,
 )
-from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
+from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, tell_parts, write_with_record
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.remembering import Memory
 from e2rank_pyserini.reranking import check_known, check_texts, missing, prompt_vectors, rescore
@@ -62,7 +62,7 @@ class Refining:
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
-        self.encoder.memory = self.memory = Memory(Path(arguments.output), self.encoder)
+        self.encoder.forward.memory = self.memory = Memory(Path(arguments.output), self.encoder)
 
     def __enter__(self) -> "Refining":
         return self
@@ -73,15 +73,20 @@ class Refining:
     def passes(self) -> Run:
         """The run after all passes."""
         run, times = self.first, self.arguments.passes
-        if not self.whole and self.arguments.by == "prompt" and (times > 1 or self.arguments.stride):
-            self.need({hit.docid for hits in run.values() for hit in hits})  # any of them may come to be read
         if not self.whole:  # before anything is encoded; a pass changes the order alone
             absent = missing(run, self.index, depth=self.arguments.depth)
-            self.need(absent)
+            self.need({*absent, *self._readable(run)})
             check_texts(absent, self.texts)
         for _ in range(times):
             run = self._slid(run) if self.arguments.stride else self._refined(run)
         return run
+
+    def _readable(self, run: Run) -> set[str]:
+        """The docids that prompts may come to read: any of the run's hits where there are several prompts a query."""
+        if self.arguments.by != "prompt":
+            return set()
+        window = None if self.arguments.passes > 1 or self.arguments.stride else self.window
+        return {hit.docid for hits in run.values() for hit in hits[:window]}
 
     def need(self, docids: Collection[str]) -> None:
         """Have the texts of these documents; the corpus is read once for all that are new."""
@@ -139,6 +144,7 @@ class Refining:
                 "cut to fit",
                 file=sys.stderr,
             )
+        tell_parts(len(run))
         report(f"{len(run)} queries, {what}, {tally.documents} documents encoded on the fly -> {self.arguments.output}")
 
     def _refined(self, run: Run) -> Run:

@@ -1,7 +1,8 @@
 """From text to token ids: what is cut, where EOS goes, and how many tokens each document of a prompt gets."""
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from e2rank_pyserini.prompts import query_text, user_turn
@@ -40,6 +41,11 @@ class Tally:
     prompt_documents_truncated: int = 0
     tokens: int = 0
 
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Count what another tally has counted."""
+        for key, count in counts.items():
+            setattr(self, key, getattr(self, key) + count)
+
     def since(self, earlier: "Tally") -> dict[str, int]:
         """The counts that have grown, by how much."""
         now, then = dataclasses.asdict(self), dataclasses.asdict(earlier)
@@ -59,6 +65,12 @@ class TextTokenizer:
         self.eos_id = eos_id
         self.frame = ([], [eos_id]) if eos_id is not None else _own_frame(tokenizer)
         self.tally = Tally()
+
+    def apart(self) -> "TextTokenizer":
+        """The same with a tally of its own, for another thread."""
+        other = copy.copy(self)
+        other.tally = Tally()
+        return other
 
     def documents(self, texts: Sequence[str]) -> list[Ids]:
         """Documents, each at most `lengths.document` tokens."""

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from e2rank_pyserini.catalog import model
-from e2rank_pyserini.encoder import E2RankEncoder, batches, embed, is_causal, padded
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.forward import batches, embed, padded
 from e2rank_pyserini.loading import choose_dtype
+from e2rank_pyserini.packed import is_causal
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import EOS, LENGTHS, sentences

@@ -138,14 +138,14 @@ def passes() -> Iterator[list[int]]:
     """The rows of every forward pass; the one that is negative here, counted down to zero, kills."""
     seen: list[int] = []
 
-    def done(module: torch.nn.Module, _: Any, output: Any) -> None:
-        if type(module).__name__ == "Qwen3Model":
+    def done(module: torch.nn.Module, inputs: Any, _: Any) -> None:
+        if type(module).__name__ == "Qwen3RotaryEmbedding":  # once a pass, told every token's position
             if seen[:1] == [-1]:
                 raise KeyboardInterrupt
             if seen and seen[0] < 0:
                 seen[0] += 1
             else:
-                seen.append(len(output.last_hidden_state))
+                seen.append(int((inputs[1] == 0).sum()))
 
     hook = torch.nn.modules.module.register_module_forward_hook(done)
     yield seen
@@ -171,7 +171,7 @@ def test_killed_after_any_pass_the_memory_gives_a_plain_encoders_bytes_and_count
     assert len(rows) > 10
     for killed_at in range(1, len(rows) + 1, 3):
         encoder = fresh(plain)
-        encoder.memory = memory = Memory(tmp_path / "out", encoder)
+        encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
         passes[:] = [-killed_at]
         with pytest.raises(KeyboardInterrupt):
             _ = [call(encoder) for call in CALLS]
@@ -182,7 +182,7 @@ def test_killed_after_any_pass_the_memory_gives_a_plain_encoders_bytes_and_count
         assert (tmp_path / ".out.unfinished").exists() == bool(before)
         passes.clear()
         encoder = fresh(plain)
-        encoder.memory = memory = Memory(tmp_path / "out", encoder)
+        encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
         with recording():
             assert [call(encoder).tobytes() for call in CALLS] == expected
             seconds = so_far()
@@ -237,7 +237,7 @@ def test_other_settings_are_named_not_used_and_not_lost(
     def encoded() -> str:
         """With a memory, without finishing; what was said at its beginning."""
         passes.clear()
-        encoder.memory = memory = Memory(tmp_path / "out", encoder)
+        encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
         said = capsys.readouterr().err
         encoder.encode_queries(QUERIES)
         memory.leave()

@@ -20,6 +20,7 @@ LAYERS = [
         "corpus",
         "exclusions",
         "tokens",
+        "packed",
         "index",
         "evaluation",
         "retrieval",
@@ -31,6 +32,7 @@ LAYERS = [
     {
         "carried",
         "loading",
+        "forward",
         "comparison",
         "feedback",
         "integrity",

@@ -143,13 +143,13 @@ def load(tiny_model: Path) -> Callable[..., Any]:
     def loaded(**changes: Any) -> Any:
         spec = dataclasses.replace(catalog.model(str(tiny_model)), **{"lengths": ROOM, **changes})
         encoder = E2RankEncoder.load(spec, device="cpu")
-        encoder.read, forward = [], encoder._encode
+        encoder.read, forward = [], encoder.forward
 
-        def recording(rows: Any, pooled: Any = None) -> Any:
+        def recording(rows: Any, pooled: Any) -> Any:
             encoder.read += [encoder.tokens.tokenizer.decode(row) for row in rows]
             return forward(rows, pooled)
 
-        encoder._encode = recording
+        encoder.forward = recording
         return encoder
 
     return loaded

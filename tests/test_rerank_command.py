@@ -1,11 +1,13 @@
 """`e2rank rerank` and `e2rank feedback` with every option, against commands run in turn and against brute force."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex
@@ -172,3 +174,33 @@ def test_rules_need_no_texts(toy_run: Path, beir: Path, tiny_index: Path, tmp_pa
     words = ["--run", str(toy_run), "--topics", str(beir / "queries.jsonl"), "--index", str(tiny_index)]
     for command in ("rerank", "feedback"):
         assert main([command, *words, "--by", "rocchio", "--output", str(tmp_path / command)]) == 0
+
+
+def test_where_the_time_of_a_query_went_is_said(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The line's milliseconds are those of RUN.json over the queries, part by part."""
+    run = made("rerank", "--window", "4")
+    seconds = json.loads((tmp_path / "out.trec.json").read_text())["seconds"]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ms a query: ")]
+    told = {part: float(number) for part, number in (word.split() for word in line[12:].split(", "))}
+    assert list(told) == ["tokenise", "encode", "gather", "score"]
+    for part, milliseconds in told.items():
+        assert milliseconds == pytest.approx(1000 * seconds[part] / len(run), abs=0.11)
+
+
+def test_the_corpus_is_read_once_for_windows_and_absent_documents(
+    made: Made, toy_run: Path, beir: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    corpus = (beir / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "half.jsonl").write_text("".join(corpus[::2]))
+    words = ["--encoder", str(tiny_model), "--output", str(tmp_path / "half")]
+    assert main(["index", "--corpus", str(tmp_path / "half.jsonl"), *words]) == 0
+    asked: list[set[str]] = []
+    find_all = corpora.find_all
+    monkeypatch.setattr(
+        corpora, "find_all", lambda source, docids: asked.append(set(docids)) or find_all(source, docids)
+    )
+    words = ["--run", str(toy_run), "--dataset", str(beir), "--output", str(tmp_path / "out"), "--window", "3"]
+    assert main(["rerank", *words, "--index", str(tmp_path / "half"), "--depth", "8"]) == 0
+    hits = read_run(toy_run).values()
+    stored = set((tmp_path / "half" / "docid").read_text().split())
+    assert asked == [{hit.docid for row in hits for n, hit in enumerate(row[:8]) if n < 3 or hit.docid not in stored}]

@@ -19,11 +19,11 @@ from e2rank_pyserini import workers
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import Advance, Engine, here
+from e2rank_pyserini.encoding import Advance, Engine, ahead, here
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.sharded import ShardedIndex, open_index
-from e2rank_pyserini.shards import Shard, Shards
+from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.types import Document, E2RankError
 from tests.conftest import sentences
 
@@ -76,9 +76,8 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(
     assert not (tmp_path / "i").exists()
     before = encoder.tally.documents
     build(encoder, beir, tmp_path / "i")
-    assert encoder.tally.documents - before == 40 - min(
-        40, SIZE * (after + 1)
-    )  # the shard it was stopped at was written
+    # the shard it was stopped at was written, and the next one was encoded meanwhile
+    assert encoder.tally.documents - before == 40 - min(40, SIZE * (after + 2))
     assert contents(tmp_path / "i") == contents(undisturbed)
     assert [path.name for path in tmp_path.iterdir()] == ["i"]
 
@@ -86,7 +85,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(
 def test_what_goes_on_is_said(encoder: E2RankEncoder, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     interrupted(encoder, beir, tmp_path / "i", 2)
     build(encoder, beir, tmp_path / "i")
-    assert "i.shards: 3 shards were finished before and are not encoded again" in capsys.readouterr().err
+    assert "i.shards: 4 shards were finished before and are not encoded again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("factory", ["SQ8", "IVF2,Flat", "PQ8x4", "PCAR32,IVF4,PQ8x4"])
@@ -273,7 +272,7 @@ def test_shards_and_corpus_behind_urls(encoder: E2RankEncoder, beir: Path, undis
         build_index(Corpus(source), encoder, None, engine=stopping(encoder, 2), **options)
     before = encoder.tally.documents
     build_index(Corpus(source), encoder, tmp_path / "i", **options)
-    assert encoder.tally.documents - before == 40 - 3 * SIZE
+    assert encoder.tally.documents - before == 40 - 4 * SIZE
     assert contents(tmp_path / "i") == contents(undisturbed)
     assert memory.exists("/bucket/shards/00006/shard.json")  # what was named is kept
     with pytest.raises(E2RankError, match="memory-mapped: copy it"):
@@ -348,3 +347,48 @@ def test_a_worker_that_keeps_failing_is_named(encoder: E2RankEncoder, beir: Path
     with pytest.raises(E2RankError, match=r"worker 0 \(cpu\): died 3 times over shard 00000 \(TypeError"):
         build(encoder, beir, tmp_path / "i", engine=workers.processes(poisoned, ["cpu"]))
     assert not children()
+
+
+def test_what_is_made_ahead_comes_in_order_and_one_at_a_time():
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    for number in ahead(items()):
+        deadline = time.monotonic() + 30
+        while len(made) < min(number + 2, 5):  # made by the thread, without being asked for
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert made == list(range(min(number + 2, 5)))
+
+
+def test_an_error_made_ahead_is_raised_after_what_was_before():
+    def items() -> Iterator[int]:
+        yield 1
+        raise E2RankError("corpus.jsonl:2: expected a text")
+
+    found = ahead(items())
+    assert next(found) == 1
+    with pytest.raises(E2RankError, match="corpus.jsonl:2"):
+        next(found)
+
+
+def test_a_shard_that_cannot_be_written_stops_the_build_with_its_error(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = Shards.write
+
+    def failing(self: Shards, task: Task, *rest: object) -> Shard:
+        if task.number == 2:
+            raise E2RankError("no room for shard 2")
+        return write(self, task, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Shards, "write", failing)
+        with pytest.raises(E2RankError, match="no room for shard 2"):
+            build(encoder, beir, tmp_path / "i")
+    build(encoder, beir, tmp_path / "i")
+    assert contents(tmp_path / "i") == contents(undisturbed)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from e2rank_pyserini.catalog import ModelSpec, model
-from e2rank_pyserini.encoder import E2RankEncoder, embed, padded
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.forward import embed, padded
 from e2rank_pyserini.training.dev import look, ndcg
 from e2rank_pyserini.training.examples import Example, positions, ranked
 from e2rank_pyserini.training.log import read_log

@@ -30,7 +30,7 @@ _PARTS = ("tokenise", "encode", "gather", "score")
 
 
 def given_to_all(encoder: E2RankEncoder, texts: Iterable[str], *, passage: int, queries: int, work: Path) -> Candidates:
-    """The candidates, 100 passages of `passage` tokens, made of `texts`; as files of `work` too, with an index.
+    """The candidates, 100 passages of `passage` tokens, made of `texts`; as files of `work` too, with index and model.
 
     Raises E2RankError where the texts are too few, or the model's prompt or documents too short.
     """
@@ -51,6 +51,7 @@ def given_to_all(encoder: E2RankEncoder, texts: Iterable[str], *, passage: int, 
     rows = (f"{qid}\t{' '.join(query.split())}\n" for qid, query in given.topics.items())
     (work / "topics.tsv").write_text("".join(rows), encoding="utf-8")
     write_run(work / "first.trec", given.run, tag="first")
+    export(encoder, work / "exported")
     build_index((Document(docid, "", text) for docid, text in given.texts.items()), encoder, work / "index")
     return given
 
@@ -64,7 +65,6 @@ def by_query(encoder: E2RankEncoder, given: Candidates, names: Sequence[str], wo
     parts: list[dict[str, float]] = []
     read: dict[str, list[int]] = {}
     index, work_done = DenseIndex(work / "index", encoder), Work(encoder.network)
-    export(encoder, work / "exported")
     by_name = makers(given, encoder, work / "exported")
     first, depth = next(iter(given.run)), DEPTH if encoder.device.type == "cuda" else WINDOW
     peers = {OURS: _warmed(lambda: ours(given, encoder, index), first, depth)}

@@ -186,7 +186,7 @@ def _logits(
     """(pairs,) the model's score of each, and how many fill `length`; a longer one loses the end of its longer text."""
     import torch
 
-    from e2rank_pyserini.encoder import batches
+    from e2rank_pyserini.forward import batches
 
     queries, texts = map(list, zip(*pairs, strict=True))
     rows = dict(tokenizer(queries, texts, truncation="longest_first", max_length=length))

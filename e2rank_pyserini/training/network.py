@@ -24,10 +24,11 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
     else:
         base = dataclasses.replace(spec, adapter=None)
         encoder = E2RankEncoder.load(base, device=device, dtype=recipe.dtype, batch_tokens=recipe.chunk_tokens)
-        encoder.network = _adapted(encoder.network, spec, recipe.lora, recipe.seed)
+        encoder.forward.network = _adapted(encoder.network, spec, recipe.lora, recipe.seed)
         encoder.spec = spec
         if spec.adapter is not None:
             encoder.identity = with_adapter(encoder.identity, spec)
+    encoder.forward.packing = False  # it would join weights that are trained and saved one by one
     if recipe.compress is not None:
         linear = {id(module.weight) for module in linear_layers(encoder.network).values()}
         for weight in encoder.network.parameters():

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from e2rank_pyserini.encoder import anchored, batches, embed, padded
+from e2rank_pyserini.encoder import anchored
+from e2rank_pyserini.forward import batches, embed, padded
 from e2rank_pyserini.losses import info_nce, ranknet
 from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.training.examples import Example

@@ -1,0 +1,220 @@
+"""The packed forward pass against Transformers' own, one text at a time, for every class and form that it knows."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+)
+
+from e2rank_pyserini.catalog import model
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.forward import Forward, batches, pool
+from e2rank_pyserini.packed import Packed, fits
+from e2rank_pyserini.types import E2RankError
+from tests.conftest import sentences
+from tests.reference import plain
+
+SIZE = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 256,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 10000.0,
+}
+FORMS: dict[str, Callable[[], Any]] = {
+    "qwen3": lambda: Qwen3Model(Qwen3Config(**SIZE, num_key_value_heads=2, head_dim=16)),
+    "qwen3-yarn": lambda: Qwen3Model(Qwen3Config(**SIZE, num_key_value_heads=6, head_dim=8, rope_parameters=YARN)),
+    "qwen2": lambda: Qwen2Model(Qwen2Config(**SIZE, num_key_value_heads=3)),  # queries, keys and values have biases
+    "llama": lambda: LlamaModel(LlamaConfig(**SIZE, num_key_value_heads=1)),
+    "llama-biases": lambda: LlamaModel(
+        LlamaConfig(**SIZE, num_key_value_heads=2, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)
+    ),
+}
+ROWS = [[5], [3, 1, 4, 1, 5, 9, 2, 6], [2, 7], list(range(1, 90)), [9, 8], [0, 0, 0], [1, 2, 3]]
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def network(request: pytest.FixtureRequest) -> Any:
+    """A random network whose norms and biases are random too, so that none may be left out."""
+    torch.manual_seed(3)
+    made = FORMS[request.param]().eval()
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "norm" in name:
+                weight.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                weight.normal_()
+    return made.requires_grad_(False)
+
+
+def states(packed: Packed, rows: list[list[int]]) -> list[Any]:
+    lengths = [len(row) for row in rows]
+    with torch.inference_mode():
+        hidden = packed(torch.tensor([number for row in rows for number in row]), lengths)
+    return np.split(hidden.float().numpy(), np.cumsum(lengths)[:-1])
+
+
+def test_hidden_states_equal_transformers_of_each_row_alone(network: Any):
+    assert fits(network)
+    expected = [plain.hidden_states(network, row) for row in ROWS]
+    packed = Packed(network)
+    for rows in (ROWS, ROWS[::-1]):  # twice: the room holds what the first pass left
+        for row, found in zip(rows, states(packed, rows), strict=True):
+            np.testing.assert_allclose(found, expected[ROWS.index(row)], atol=1e-5)
+    for row, state in zip(ROWS, expected, strict=True):  # joining the weights left the network as it was
+        np.testing.assert_allclose(plain.hidden_states(network, row), state, atol=1e-6)
+
+
+def test_bfloat16_is_as_near_to_float32_as_transformers(network: Any):
+    exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
+    half = copy.deepcopy(network).to(torch.bfloat16)
+    with torch.inference_mode():
+        theirs = [half(input_ids=torch.tensor([row])).last_hidden_state[0, -1].float().numpy() for row in ROWS]
+    ours = [found[-1] for found in states(Packed(half), ROWS)]
+
+    def cosines(found: list[Any]) -> Any:
+        return np.array([plain.normalised(one) @ true for one, true in zip(found, exact, strict=True)])
+
+    assert cosines(ours).min() > 0.999
+    assert (1 - cosines(ours)).mean() < 2 * (1 - cosines(theirs)).mean() + 1e-6
+
+
+def test_only_what_it_computes_fits():
+    size = {**SIZE, "num_hidden_layers": 2, "num_key_value_heads": 2}
+    assert not fits(BertModel(BertConfig(**SIZE)))
+    sliding = Qwen3Config(**size, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert "sliding_attention" in sliding.layer_types
+    assert not fits(Qwen3Model(sliding))
+    both_ways = Qwen3Config(**size)
+    both_ways.is_causal = False
+    assert not fits(Qwen3Model(both_ways))
+    assert not fits(LlamaModel(LlamaConfig(**size, hidden_act="gelu")))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert not fits(LlamaModel(LlamaConfig(**size, rope_parameters=dynamic)))
+
+    class Other(LlamaModel):
+        pass
+
+    assert not fits(Other(LlamaConfig(**size)))
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(LlamaModel(LlamaConfig(**size)), LoraConfig(r=2, target_modules=["q_proj"]))
+    assert not fits(adapted)
+    assert not fits(adapted.base_model.model)  # whose layers are LlamaModel's, but for their linear maps
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_pooling_by_hand(pooling: str):
+    hidden = torch.tensor([[1.0, 0], [0, 1], [3, 4], [0, 2], [5, 0]])
+    found = pool(hidden, torch.tensor([0, 2, 4]), torch.tensor([2, 2, 1]), pooling)
+    expected = {
+        "last": [[0, 1], [0, 1], [1, 0]],
+        "mean": [[0.5**0.5, 0.5**0.5], [1.5 / 11.25**0.5, 3 / 11.25**0.5], [1, 0]],
+        "cls": [[1, 0], [0.6, 0.8], [1, 0]],
+    }
+    np.testing.assert_allclose(found.numpy(), expected[pooling], atol=1e-6)
+
+
+def test_packed_batches_hold_tokens_and_no_padding():
+    lengths = [3, 9, 1, 4, 4, 12, 2]
+    groups = batches(lengths, 10, padding=False)
+    assert sorted(row for group in groups for row in group) == list(range(7))
+    assert [[lengths[row] for row in group] for group in groups] == [[12], [9], [4, 4], [3, 2, 1]]
+    assert [[lengths[row] for row in group] for group in batches(lengths, 10)] == [[12], [9], [4, 4], [3, 2, 1]]
+    assert batches([5, 1, 1], 7, padding=False) == [[0, 1, 2]]
+    assert batches([5, 1, 1], 7) == [[0], [1, 2]]
+
+
+class Small(torch.nn.Module):
+    """An encoder on a device whose memory holds `room` tokens: what Transformers would give, or an error as of CUDA."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.config, self.seen = room, BertConfig(**SIZE), []
+        self.table = torch.nn.Embedding(97, 48)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
+        self.seen.append(input_ids.numel())
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=self.table(input_ids))
+
+
+def test_too_little_memory_halves_the_batches_and_loses_nothing(capsys):
+    rows = [[number] * (1 + number % 7) for number in range(60)]
+    network = Small(room=50)
+    forward = Forward("small", network, "mean", batch_tokens=200)
+    told: list[int] = []
+    forward.progress = lambda texts, tokens: told.append(texts)
+    expected = torch.nn.functional.normalize(network.table.weight[:60], dim=-1).detach().numpy()
+    np.testing.assert_allclose(forward(rows, [len(row) for row in rows]), expected, atol=1e-6)
+    assert sum(told) == 60  # every text once
+    assert forward.batch_tokens == 50
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" batches of ")[2] for line in lines] == [
+        "200 tokens: goes on with 100",
+        "100 tokens: goes on with 50",
+    ]
+    network.seen.clear()
+    forward(rows, [len(row) for row in rows])
+    assert max(network.seen) <= 50  # it stays with what fits
+
+
+def test_a_text_that_does_not_fit_by_itself_is_named(capsys):
+    forward = Forward("small", Small(room=50), "mean", batch_tokens=200)
+    with pytest.raises(E2RankError, match="model small: device cpu has too little memory for a text of 60 tokens"):
+        forward([[1] * 60, [2]], [60, 1])
+
+
+def test_an_encoder_packs_exports_and_trains(tiny_model: Path, tmp_path: Path):
+    """Weights joined in place are written whole, and a learner's are not joined."""
+    encoder = E2RankEncoder.load(str(tiny_model), device="cpu")
+    vectors = encoder.encode_documents(sentences(9))
+    encoder.network.save_pretrained(tmp_path / "again")
+    again, whole = AutoModel.from_pretrained(tmp_path / "again"), AutoModel.from_pretrained(tiny_model)
+    for (name, found), expected in zip(again.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(found, expected), name
+    from e2rank_pyserini.training.network import learner
+    from e2rank_pyserini.training.recipe import recipe
+
+    trained = learner(model(str(tiny_model)), recipe("rank", None), "cpu")
+    np.testing.assert_allclose(trained.encode_documents(sentences(9)), vectors, atol=1e-5)
+    for weight in trained.network.parameters():
+        assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
+    for dtype, least in ((torch.float32, 0.9999), (torch.bfloat16, 0.999), (torch.float16, 0.999)):
+        there = copy.deepcopy(network).to("cuda", dtype)
+        found = Forward("there", there, "last", 40)(ROWS, [len(row) for row in ROWS])
+        assert min(one @ true for one, true in zip(found, exact, strict=True)) > least
