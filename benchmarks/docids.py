@@ -21,8 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yardstick
-
+from e2rank_pyserini.bench import yardstick
 from e2rank_pyserini.corpus import _located, unrepeated
 from e2rank_pyserini.docids import Docids, Seen
 from e2rank_pyserini.trec import read_lines

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-import yardstick
+
+from e2rank_pyserini.bench import material, yardstick
 
 WORDS = 12  # of a passage
 
 
 def corpus(place: Path, count: int) -> Path:
     with place.open("w", encoding="utf-8") as file:
-        for document in islice(yardstick.synthetic(), count):
+        for document in islice(material.synthetic(), count):
             text = " ".join(document.text.split()[:WORDS])
             file.write(json.dumps({"_id": document.docid, "title": "", "text": text}) + "\n")
     return place
@@ -33,11 +34,11 @@ def corpus(place: Path, count: int) -> Path:
 
 def model(place: Path, width: int) -> Path:
     """A random Qwen3 of one layer, in float32, with what e2rank must know of it."""
-    texts = [document.text for document in islice(yardstick.synthetic(), 200)]
-    yardstick.qwen3(place, texts, layers=1, width=width)
+    texts = [document.text for document in islice(material.synthetic(), 200)]
+    material.qwen3(place, texts, layers=1, width=width)
     record = {
         "pooling": "last",
-        "eos": yardstick.EOS,
+        "eos": material.EOS,
         "query": "Instruct: {task}\nQuery:{query}",
         "prompt": "paper",
         "chat": "tokenizer",

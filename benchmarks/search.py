@@ -19,10 +19,10 @@ from typing import Any
 
 import faiss
 import numpy as np
-import yardstick
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.bench import yardstick
 from e2rank_pyserini.comparison import p_value
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.evaluation import per_topic

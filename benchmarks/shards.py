@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yardstick
 
+from e2rank_pyserini.bench import yardstick
 from e2rank_pyserini.index import flat_header
 from e2rank_pyserini.sharded import open_index
 from e2rank_pyserini.shards import Task, opened

@@ -1,6 +1,7 @@
 """How much disk, memory and time does a corpus take? Worked through for MS MARCO v1, v2.1 (segments) and ClueWeb22-B.
 
     python benchmarks/sizing.py [--model qwen3 | ENCODER] [--dim N] [--data NAME=DIR …] [--tokens-per-second N]
+        [--json FILE]
 
 Tokens a second are measured here (`--model qwen3`: random weights in the configuration of Qwen3-0.6B, all 28 layers; or
 an encoder of ours), on `--documents` passages of mixed lengths, unless `--tokens-per-second` gives what `e2rank index`
@@ -19,9 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import yardstick
-
 from e2rank_pyserini import E2RankEncoder
+from e2rank_pyserini.bench import material, yardstick
 
 DAY = 86_400
 
@@ -44,14 +44,14 @@ COLLECTIONS = (
 def encoder_of(model: str, work: Path) -> E2RankEncoder:
     if model != "qwen3":
         return E2RankEncoder.load(model)
-    texts = [document.text for document in islice(yardstick.synthetic(), 500)]
-    place = yardstick.qwen3(work / "qwen3", texts, layers=28)
+    texts = [document.text for document in islice(material.synthetic(), 500)]
+    place = material.qwen3(work / "qwen3", texts, layers=28)
     return E2RankEncoder.load(str(place), like="qwen3-embedding-0.6b", dtype="bfloat16")
 
 
 def speed(encoder: E2RankEncoder, documents: int) -> float:
     """Tokens a second of `encode_documents`, after a warm-up."""
-    texts = [yardstick.as_text(document) for document in islice(yardstick.synthetic(), documents)]
+    texts = [material.as_text(document) for document in islice(material.synthetic(), documents)]
     encoder.encode_documents(texts[:4])
     before, started = encoder.tally.tokens, time.perf_counter()
     encoder.encode_documents(texts)
@@ -61,7 +61,7 @@ def speed(encoder: E2RankEncoder, documents: int) -> float:
 def mean_tokens(place: Path, most: int = 2000) -> float:
     """Of passages as WordPiece has them: the random model's tokenizer has never seen English."""
     tokenizer = E2RankEncoder.load("minilm").tokens.tokenizer
-    texts = [yardstick.as_text(document) for document in yardstick.passages(place, most)]
+    texts = [material.as_text(document) for document in islice(material.passages(str(place)), most)]
     return sum(map(len, tokenizer(texts, verbose=False)["input_ids"])) / len(texts)
 
 
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=48, help="encoded to measure the speed")
     parser.add_argument("--data", nargs="*", default=[], metavar="PART=DIR", help="texts like those of a collection")
     parser.add_argument("--tokens-per-second", type=float)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     setting = yardstick.setting("cpu")
     yardstick.announce(setting)
@@ -100,10 +101,14 @@ def main() -> None:
             else one
             for one in COLLECTIONS
         ]
-        heads = ["collection", "documents", "tokens each", "Flat", "IVF65536,PQ64", "docids"]
-        heads += [f"days at {rate:,.0f} tokens/s", "hours at 1 M tokens/s"]
-        print(f"\n{encoder.spec.name}, {encoder.dim} dimensions, {rate:,.0f} tokens/s")
-        print(yardstick.table(heads, (row(one, encoder.dim, rate) for one in collections)))
+        model, dim = encoder.spec.name, encoder.dim
+    heads = ["collection", "documents", "tokens each", "Flat", "IVF65536,PQ64", "docids"]
+    heads += [f"days at {rate:,.0f} tokens/s", "hours at 1 M tokens/s"]
+    rows = [row(one, dim, rate) for one in collections]
+    print(f"\n{model}, {dim} dimensions, {rate:,.0f} tokens/s")
+    print(yardstick.table(heads, rows))
+    found = {"model": model, "dim": dim, "tokens/s": rate, "rows": [dict(zip(heads, one, strict=True)) for one in rows]}
+    yardstick.write_json(arguments.json, {"setting": setting, **found})
 
 
 if __name__ == "__main__":

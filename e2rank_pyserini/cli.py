@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from e2rank_pyserini import __version__
+from e2rank_pyserini.bench.bench_command import add_bench_parser
 from e2rank_pyserini.check_command import add_check_parser
 from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
@@ -52,6 +53,11 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
         function(arguments)
 
 
+def _command(words: Sequence[str]) -> None:
+    """What a command that runs others calls for each; errors are its own."""
+    _run(_parser().parse_args(words), list(words))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="e2rank", description="E2Rank for Pyserini: one embedding model retrieves and reranks."
@@ -68,13 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands, (_dataset, _topics, _corpus, _judgments), _positive)
     add_report_parser(commands, (_dataset, _topics, _judgments), _positive)
-    add_table_parser(commands, lambda words: _run(_parser().parse_args(words), list(words)))
+    add_table_parser(commands, _command)
     add_mteb_parser(commands, _model, _positive)
     add_convert_parser(commands, (_dataset, _topics, _corpus))
     add_data_parser(commands, (_dataset, _topics, _corpus, _model))
     add_train_parser(commands, _positive)
     add_export_parser(commands)
     add_serve_parser(commands, (_dataset, _corpus, _model), _positive)
+    add_bench_parser(commands, _positive, _command)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser
