@@ -26,20 +26,24 @@ def embed(
 ) -> torch.Tensor:
     """One forward pass: ids and mask (B, T), padded on the right -> (B, D) float32 rows of length 1.
 
-    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None: `last` is the last
-    one's hidden state, `mean` their mean, `cls` the first one's. The same function serves training and inference.
+    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None, the last -pooled where
+    it is negative: `last` is the last one's hidden state, `mean` their mean, `cls` the first one's. The same function
+    serves training and inference.
     """
-    ends = mask.sum(dim=1) if pooled is None else pooled  # (B,)
+    whole = mask.sum(dim=1)  # (B,)
+    pooled = whole if pooled is None else pooled
+    starts, ends = torch.where(pooled < 0, whole + pooled, 0), torch.where(pooled < 0, whole, pooled)
     # a mask keeps attention from its fast path: leave it out where no real token could see a padded one anyway
     needed = not (is_causal(network) or bool(mask.all()))
     hidden = network(input_ids=ids, attention_mask=mask if needed else None).last_hidden_state  # (B, T, D)
     if pooling == "last":
         vectors = hidden[torch.arange(len(ids), device=ids.device), ends - 1]
     elif pooling == "mean":
-        weights = (torch.arange(ids.shape[1], device=ids.device) < ends[:, None]).unsqueeze(-1).float()  # (B, T, 1)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        weights = ((places >= starts[:, None]) & (places < ends[:, None])).unsqueeze(-1).float()  # (B, T, 1)
         vectors = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
     else:
-        vectors = hidden[:, 0]
+        vectors = hidden[torch.arange(len(ids), device=ids.device), starts]
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
 
 

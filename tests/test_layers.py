@@ -33,6 +33,7 @@ LAYERS = [
     {"benchmarks", "captions", "markup", "plots", "serving", "remembering"},
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev", "pictures", "export"},
+    {"training.teacher"},
     {"training.train", "page"},
     {"shards"},
     {"encoding", "sharded"},
