@@ -74,8 +74,8 @@ report: $(FIRST) $(RERANKED) $(SEARCHED) ## the table's runs against the first, 
 table: $(READY) ## the paper's table beside MODEL's, over every data set that is here (or in the folder DATA)
 	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)
 
-train-embedded: $(READY) ## train e2rank-minilm again from the BEIR folders in COLLECTIONS
-	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/e2rank-minilm/train.sh
+train-embedded: $(READY) ## train MODEL (e2rank-minilm by default) by recipes/MODEL from the BEIR folders in COLLECTIONS
+	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/$(MODEL)/train.sh
 
 test: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check .

@@ -49,6 +49,7 @@ class ModelSpec:
     dtype: str = "auto"
     adapter: str | None = None
     revision: str | None = None
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         one_of(f"model {self.name}: pooling", self.pooling, POOLINGS)
@@ -58,6 +59,8 @@ class ModelSpec:
             raise E2RankError(f"model {self.name}: query: expected a template with {{query}}, got {self.query!r}")
         if min(dataclasses.astuple(self.lengths)) < 2 or self.window < 1:
             raise E2RankError(f"model {self.name}: lengths must be at least 2 tokens and window at least 1")
+        if self.layers is not None and self.layers < 1:
+            raise E2RankError(f"model {self.name}: layers: expected at least 1, got {self.layers}")
 
 
 @dataclasses.dataclass(frozen=True)

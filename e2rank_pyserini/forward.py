@@ -25,14 +25,19 @@ def embed(
 ) -> torch.Tensor:
     """One forward pass: ids and mask (B, T), padded on the right -> (B, D) float32 rows of length 1.
 
-    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None; see `pool`. Training
-    encodes by it, and so do networks that `packed` does not know.
+    The vector is taken from the first `pooled` (B,) tokens of each row, all real ones when None, the last -pooled where
+    it is negative; see `pool`. Training encodes by it, and so do networks that `packed` does not know.
     """
     # a mask keeps attention from its fast path: leave it out where no real token could see a padded one anyway
     needed = not (packed.is_causal(network) or bool(mask.all()))
     hidden = network(input_ids=ids, attention_mask=mask if needed else None).last_hidden_state  # (B, T, D)
-    starts = torch.arange(len(ids), device=ids.device) * ids.shape[1]
-    return pool(hidden.flatten(0, 1), starts, mask.sum(dim=1) if pooled is None else pooled, pooling)
+    starts, lengths = torch.arange(len(ids), device=ids.device) * ids.shape[1], mask.sum(dim=1)
+    return pool(hidden.flatten(0, 1), *spans(starts, lengths, lengths if pooled is None else pooled), pooling)
+
+
+def spans(starts: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows' `starts` and `lengths` (B,) -> where their pooled tokens start, and how many they are, for `pool`."""
+    return torch.where(pooled < 0, starts + lengths + pooled, starts), pooled.abs()
 
 
 def pool(hidden: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -70,7 +75,7 @@ class Forward:
         self._lock = threading.Lock()  # the packed network's room is for one pass at a time
 
     def __call__(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Vectors:
-        """Rows of ids, and how many leading tokens of each are pooled -> (n, dim) in the order given.
+        """Rows of ids, and how many leading tokens of each are pooled (negative: at its end) -> (n, dim), in order.
 
         Batches hold rows of like length. Where the device's memory is too small for one, it goes on with half of
         `batch_tokens`, which is said on stderr; E2RankError for a row that does not fit by itself.
@@ -152,7 +157,7 @@ class Forward:
         starts = np.cumsum([0, *lengths[:-1]])
         with torch.inference_mode():
             hidden = network(self._moved(np.concatenate([np.asarray(row) for row in rows])), lengths)
-            return pool(hidden, self._moved(starts), self._moved(pooled), self.pooling)
+            return pool(hidden, *spans(*map(self._moved, (starts, lengths, pooled))), self.pooling)
 
     @functools.cached_property
     def _packed(self) -> packed.Packed:

@@ -46,6 +46,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
             output_loading_info=True,
             **options,
             **_unpacked(options),
+            **({"num_hidden_layers": spec.layers} if spec.layers is not None else {}),
         )
     except ImportError as error:  # gguf, sentencepiece
         raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
@@ -155,6 +156,8 @@ def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
     else:
         config = file_of(spec.source, "config.json", spec.revision)
         base = config.parent.name if config is not None else "unknown"
+    if spec.layers is not None:
+        base = fingerprint.of_text(f"{base} {spec.layers} layers")
     if spec.adapter is None:
         return base
     return with_adapter(base, spec)

@@ -1,4 +1,4 @@
-"""The two losses of the method: InfoNCE and RankNet (Liu et al. 2025, arXiv 2510.22733, sections 3.1 and 3.3)."""
+"""InfoNCE and RankNet, the method's losses (Liu et al. 2025, arXiv 2510.22733, 3.1 and 3.3), and distillation."""
 
 import torch
 from torch.nn.functional import cross_entropy, softplus
@@ -34,3 +34,8 @@ def ranknet(scores: torch.Tensor, relevance: torch.Tensor, real: torch.Tensor | 
         pairs = pairs & real[:, :, None] & real[:, None, :]
     differences = scores[:, :, None] - scores[:, None, :]
     return softplus(-differences)[pairs].sum() / pairs.sum().clamp(min=1)
+
+
+def distil(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine of each vector with what it should be; both (n, D) of length 1."""
+    return (1 - (vectors * targets).sum(dim=-1)).mean()

@@ -12,6 +12,8 @@ from e2rank_pyserini.types import ListwisePrompt
 RETRIEVAL_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 RERANK_TASK = "Given a web search query and some relevant documents, rerank the documents that answer the query"
 
+TAIL = "\nQuery: "  # between the documents and the query of the variant `tail`
+
 # Templates are split, not formatted: tasks, queries and documents may hold braces of their own.
 _SLOTS = re.compile(r"(\{(?:task|query|title|text)\})")
 
@@ -35,10 +37,13 @@ def user_turn(prompt: ListwisePrompt, variant: str, eos: str) -> str:
     come from it), `train` the released training code. `eos` is the model's end-of-text string. `pair` is ours, for
     encoders that read in both directions: the query, then the documents, `eos` (BERT's [SEP]) between them and no
     instruction; its vector is taken from the query's tokens, which have read the documents, and added to the bare
-    query's vector, so that the documents never drown it.
+    query's vector, so that the documents never drown it. `tail` is ours, for decoders: the documents by number, then
+    the query, `eos` after it and no instruction; its vector is taken from the query's tokens at the end.
     """
     if variant == "pair":
         return eos.join(text.replace(eos, " ") for text in (prompt.query, *prompt.documents))
+    if variant == "tail":
+        return f"{_numbered(prompt.documents)}{TAIL}{prompt.query}{eos}"
     head = f"{prompt.task}:\n{prompt.noun}:\n"
     if variant == "paper":
         return f"{head}{_numbered(prompt.documents)}\nSearch Query: {prompt.query}"

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from e2rank_pyserini.prompts import query_text, user_turn
+from e2rank_pyserini.prompts import TAIL, query_text, user_turn
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
 Ids = list[int]
@@ -145,8 +145,20 @@ class TextTokenizer:
             budget -= 1  # a cut text can join its neighbours in one token more than it had alone
 
     def pooled(self, ids: Ids) -> int:
-        """How many leading tokens of a listwise prompt give its vector: all, or those of the query (`pair`)."""
-        return ids.index(self.tokenizer.sep_token_id) + 1 if self.settings.prompt == "pair" else len(ids)
+        """How many leading tokens of a listwise prompt give its vector: all, or those of the query (`pair`).
+
+        Of the variant `tail` it is how many at the end, as a negative number: from the last `Query:` on. Raises
+        E2RankError where the tokenizer joins that with what stands beside it.
+        """
+        if self.settings.prompt == "pair":
+            return ids.index(self.tokenizer.sep_token_id) + 1
+        if self.settings.prompt != "tail":
+            return len(ids)
+        mark: Ids = self.tokenizer(TAIL.strip(), add_special_tokens=False)["input_ids"]
+        starts = [place for place in range(len(ids)) if ids[place : place + len(mark)] == mark]
+        if not starts:
+            raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {TAIL.strip()!r}")
+        return starts[-1] - len(ids)
 
     def prompt_text(self, prompt: ListwisePrompt) -> str:
         """The text that reaches the tokenizer: the user turn through the model's chat template, thinking off."""

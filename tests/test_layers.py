@@ -46,6 +46,7 @@ LAYERS = [
     {"benchmarks", "captions", "markup", "plots", "serving", "remembering"},
     {"training.recipe", "training.state", "mteb_model"},
     {"training.network", "training.step", "training.dev", "pictures", "export", "bench.arithmetic"},
+    {"training.teacher"},
     {"training.train", "page"},
     {"shards"},
     {"encoding", "sharded"},

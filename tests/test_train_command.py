@@ -82,6 +82,7 @@ def assert_alike(found: Path, expected: Path, tolerance: float) -> None:
 
 
 def test_two_processes_are_as_one(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    recipe(place, teacher=str(tiny_model), distil_weight=5.0)  # each asks the teacher about its share
     assert main(words(place, tiny_model, "one")) == 0
     torchrun = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
     command = [sys.executable, "-m", *torchrun, "-m", "e2rank_pyserini", *words(place, tiny_model, "two")]

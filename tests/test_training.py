@@ -589,7 +589,7 @@ def test_what_is_written_is_what_was_trained(made: dict[str, Training], spec: Mo
     run = made[form]
     read = E2RankEncoder.load(str(run.output), device="cpu", dtype="float32")
     expected = vectors(run.encoder)
-    tolerance = 2e-3 if form == "compress" else 2e-5  # an adapter by `compress` is written in 16 bits
+    tolerance = 2e-5 if form == "whole" else 2e-3  # an adapter is written in 16 bits
     np.testing.assert_allclose(vectors(read), expected, atol=tolerance)
     start = vectors(E2RankEncoder.load(spec, device="cpu"))
     assert np.abs(expected - start).max() > 0.05  # it did learn something
@@ -669,13 +669,13 @@ def test_an_adapter_that_is_there_is_trained_further(made: dict[str, Training], 
     first = made["lora"].output
     again = model(str(first))
     still = learner(again, FORMS["lora"], "cpu")
-    np.testing.assert_allclose(vectors(still), vectors(made["lora"].encoder), atol=2e-5)
+    np.testing.assert_allclose(vectors(still), vectors(made["lora"].encoder), atol=2e-3)  # written in 16 bits
     run = trained_run(again, FORMS["lora"], tmp_path / "out")
     old, new = load_file(first / "adapter_model.safetensors"), load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert old.keys() == new.keys()
     assert all(not torch.equal(old[name], new[name]) for name in old)
     read = E2RankEncoder.load(str(tmp_path / "out"), device="cpu")
-    np.testing.assert_allclose(vectors(read), vectors(run.encoder), atol=2e-5)
+    np.testing.assert_allclose(vectors(read), vectors(run.encoder), atol=2e-3)
     base = json.loads((tmp_path / "out" / "training.json").read_text())["base"]
     assert base["adapter"] == str(first)
     assert base["identity"] == E2RankEncoder.load(str(first), device="cpu").identity

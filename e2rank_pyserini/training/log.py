@@ -57,7 +57,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     losses, measures = figure.subplots(2, 1, sharex=True)
-    for axis, names in ((losses, ("loss", "infonce", "ranknet")), (measures, ("dev_query", "dev_prompt"))):
+    for axis, names in ((losses, ("loss", "infonce", "ranknet", "distil")), (measures, ("dev_query", "dev_prompt"))):
         for name in names:
             steps = [row["step"] for row in rows if name in row]
             values = [row[name] for row in rows if name in row]

@@ -1,6 +1,8 @@
 """The model as training needs it: float32 weights or an adapter, no dropout, checkpointing where it is asked for."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec
@@ -35,6 +37,8 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
             weight.requires_grad_(id(weight) in linear)
     if recipe.checkpointing:
         _checkpoint(encoder.network)
+    if encoder.device.type == "cpu":  # where the backward pass of the fused one takes five times as long
+        encoder.network.set_attn_implementation("eager")
     return encoder
 
 
@@ -86,13 +90,23 @@ def _adapted(network: Any, spec: ModelSpec, lora: Lora, seed: int) -> Any:
     if spec.adapter is not None:
         return PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=list(lora.targets) or "all-linear"
-    )
+    targets = list(lora.targets) or "all-linear" if lora.layers is None else _last(network, lora.layers, lora.targets)
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
     try:
         return get_peft_model(network, config).eval()
     except ValueError as error:  # targets that the model does not have
         raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
+
+
+def _last(network: Any, layers: int, targets: Sequence[str]) -> list[str]:
+    """The linear layers, of these names where any are given, in the last so many layers of the network."""
+    first = network.config.num_hidden_layers - layers
+    found = ((name, re.search(r"\.(\d+)\.", name)) for name in linear_layers(network))
+    return [
+        name
+        for name, number in found
+        if number and int(number[1]) >= first and (not targets or name.rpartition(".")[2] in targets)
+    ]
 
 
 def _checkpoint(network: Any) -> None:

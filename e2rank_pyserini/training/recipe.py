@@ -13,11 +13,15 @@ from e2rank_pyserini.types import E2RankError, shown
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter (Hu et al. 2022); `targets` are module names, or all linear layers when empty."""
+    """A low-rank adapter (Hu et al. 2022); `targets` are module names, or all linear layers when empty.
+
+    `layers`: in the last so many layers alone (None: in all); no gradient flows through those before.
+    """
 
     rank: int
     alpha: int
     targets: tuple[str, ...] = ()
+    layers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Recipe:
     infonce_weight: float = 1.0
     ranknet_weight: float = 2.0
     ranknet_scale: float = 10.0
+    teacher: str | None = None
+    distil_weight: float = 0.0
     listwise: str = "prompt"
     order: str = "given"
     window: int | None = None
@@ -74,7 +80,7 @@ class Recipe:
         for name in ("learning_rate", "temperature", "ranknet_scale", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise E2RankError(f"recipe: {name}: expected a number above 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "infonce_weight", "ranknet_weight"):
+        for name in ("warmup", "weight_decay", "infonce_weight", "ranknet_weight", "distil_weight"):
             self._at_least(name, 0)
         if self.warmup > 1:
             raise E2RankError(f"recipe: warmup: expected a share of at most 1, got {self.warmup}")
@@ -82,13 +88,19 @@ class Recipe:
             raise E2RankError(f"recipe: lora: expected rank and alpha of at least 1, got {self.lora}")
         if self.lora is not None and self.compress is not None:
             raise E2RankError("recipe: lora and compress exclude each other: both make an adapter")
-        if self.stage == "rank" and self.infonce_weight == 0 and self.ranknet_weight == 0:
-            raise E2RankError("recipe: infonce_weight and ranknet_weight are both 0: there is nothing to train")
+        if self.lora is not None and self.lora.layers is not None and self.lora.layers < 1:
+            raise E2RankError(f"recipe: lora: layers: expected at least 1, got {self.lora.layers}")
+        if (self.teacher is not None) != (self.distil_weight > 0):
+            raise E2RankError("recipe: teacher and distil_weight go together: one says what is learnt, one how much")
+        if self.stage == "rank" and self.infonce_weight == self.ranknet_weight == self.distil_weight == 0:
+            raise E2RankError(
+                "recipe: infonce_weight, ranknet_weight and distil_weight are 0: there is nothing to train"
+            )
 
     @property
     def prompts(self) -> bool:
         """Whether listwise prompts are encoded."""
-        return self.stage == "rank" and self.listwise == "prompt" and self.ranknet_weight > 0
+        return self.stage == "rank" and self.listwise == "prompt" and self.ranknet_weight + self.distil_weight > 0
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

@@ -90,6 +90,8 @@ def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> N
             config.base_model_name_or_path = spec.source  # not this machine's path
         network.save_pretrained(place, save_embedding_layers=False)  # or peft would ask the hub for the base
         (place / "README.md").unlink(missing_ok=True)  # peft's empty card
+        adapted = place / "adapter_model.safetensors"  # half the size; inference is in 16 bits anyway
+        save_file({name: weight.half() for name, weight in load_file(adapted).items()}, adapted, {"format": "pt"})
     else:
         network.save_pretrained(place)
         tokenizer.save_pretrained(place)

@@ -12,7 +12,7 @@ import torch
 
 from e2rank_pyserini.encoder import anchored
 from e2rank_pyserini.forward import batches, embed, padded
-from e2rank_pyserini.losses import info_nce, ranknet
+from e2rank_pyserini.losses import distil, info_nce, ranknet
 from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.processes import add_up
@@ -48,6 +48,11 @@ def chosen(example: Example, recipe: Recipe) -> Example:
     )
 
 
+def documents_of(examples: Sequence[Example]) -> list[str]:
+    """The documents of a batch, equal ones once, in the order of their rows."""
+    return list(dict.fromkeys(text for example in examples for text in example.documents))
+
+
 def rows_of(
     examples: Sequence[Example], tokens: TextTokenizer, recipe: Recipe, window: int, chance: random.Random
 ) -> Rows:
@@ -55,20 +60,20 @@ def rows_of(
     tasks = recipe.tasks.get(examples[0].source, Tasks())
     ids = tokens.queries([example.query for example in examples], tasks.retrieval)
     queries = list(range(len(ids)))
-    texts = list(dict.fromkeys(text for example in examples for text in example.documents))
+    texts = documents_of(examples)
     number = {text: len(ids) + place for place, text in enumerate(texts)}
     ids += tokens.documents(texts)
     pooled = [len(row) for row in ids]
     prompts = []
     if recipe.prompts:
-        read = tokens.prompts([_prompt(example, tasks, window, recipe.order, chance) for example in examples])
+        read = tokens.prompts([prompt_of(example, tasks, window, recipe.order, chance) for example in examples])
         prompts = list(range(len(ids), len(ids) + len(read)))
         ids += read
         pooled += [tokens.pooled(row) for row in read]
     return Rows(ids, pooled, queries, prompts, [[number[text] for text in example.documents] for example in examples])
 
 
-def _prompt(example: Example, tasks: Tasks, window: int, order: str, chance: random.Random) -> ListwisePrompt:
+def prompt_of(example: Example, tasks: Tasks, window: int, order: str, chance: random.Random) -> ListwisePrompt:
     documents = list(example.documents[:window])
     if order == "reverse":
         documents.reverse()
@@ -78,22 +83,38 @@ def _prompt(example: Example, tasks: Tasks, window: int, order: str, chance: ran
 
 
 def losses(
-    vectors: torch.Tensor, rows: Rows, examples: Sequence[Example], recipe: Recipe, *, anchor: bool = False
+    vectors: torch.Tensor,
+    rows: Rows,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    *,
+    anchor: bool = False,
+    targets: torch.Tensor | None = None,
 ) -> Losses:
     """The parts of the loss and their weighted sum `loss`; vectors: (n, D), the rows' in order.
 
-    `anchor`: the prompts' vectors are added to their queries', as the variant `pair` does.
+    `anchor`: the prompts' vectors are added to their queries', as the variant `pair` does. `targets` (n, D): what the
+    teacher says of the rows.
     """
     queries = vectors[rows.queries]
     parts: Losses = {}
+    readers = vectors[rows.prompts] if rows.prompts else queries  # (B, D)
+    if rows.prompts and anchor:
+        readers = anchored(readers, queries)
     if recipe.stage == "embed" or recipe.infonce_weight > 0:
         parts["infonce"] = _contrastive(vectors, queries, rows, examples, recipe)
     if recipe.stage == "rank" and recipe.ranknet_weight > 0:
-        readers = vectors[rows.prompts] if rows.prompts else queries  # (B, D)
-        if rows.prompts and anchor:
-            readers = anchored(readers, queries)
         parts["ranknet"] = _listwise(vectors, readers, rows, examples, recipe.ranknet_scale)
-    weights = {"infonce": 1.0 if recipe.stage == "embed" else recipe.infonce_weight, "ranknet": recipe.ranknet_weight}
+    if targets is not None:
+        documents = slice(len(rows.queries), len(rows.queries) + len(documents_of(examples)))
+        kinds = [distil(queries, targets[rows.queries]), distil(vectors[documents], targets[documents])]
+        kinds += [distil(readers, targets[rows.prompts])] if rows.prompts else []
+        parts["distil"] = torch.stack(kinds).mean()
+    weights = {
+        "infonce": 1.0 if recipe.stage == "embed" else recipe.infonce_weight,
+        "ranknet": recipe.ranknet_weight,
+        "distil": recipe.distil_weight,
+    }
     parts["loss"] = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
     return parts
 

@@ -18,6 +18,7 @@ import torch
 
 from e2rank_pyserini import __version__
 from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
@@ -28,11 +29,12 @@ from e2rank_pyserini.training.processes import group, own_device, wait
 from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.training.sampling import schedule
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
+from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
 Batch = list[int]
-_SHOWN = ("loss", "infonce", "ranknet", "dev_query", "dev_prompt")
+_SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
 
 
 def train(
@@ -94,9 +96,19 @@ class Training:
             weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999)
         )
         self.working = output.with_name(output.name + ".training")
-        self.fingerprint = fingerprint(self.encoder.identity, self.read, recipe, self.examples, dev)
+        self.teacher = self._teacher(device)
+        identity = self.encoder.identity + (f" {self.teacher.encoder.identity}" if self.teacher else "")
+        self.fingerprint = fingerprint(identity, self.read, recipe, self.examples, dev)
         self.step = 0
         self.seconds = 0.0
+
+    def _teacher(self, device: str | None) -> Teacher | None:
+        if self.recipe.teacher is None:
+            return None
+        encoder = E2RankEncoder.load(self.recipe.teacher, device=device, batch_tokens=self.recipe.chunk_tokens)
+        teacher = Teacher(encoder, self.rank, self.world)
+        teacher.fit(self.encoder, self.examples)
+        return teacher
 
     def go(self, stop_after: int | None) -> dict[str, Any]:
         """All steps that are left, then the model."""
@@ -125,9 +137,7 @@ class Training:
                 self.seconds = time.monotonic() - started
                 if log:
                     log.add(self.step, values)
-                    bar.set_postfix(
-                        {name: f"{values[name]:.3f}" for name in ("loss", "infonce", "ranknet") if name in values}
-                    )
+                    bar.set_postfix({name: f"{values[name]:.3f}" for name in _SHOWN if name in values})
                     bar.update()
                     if self._due(self.recipe.evaluate_every) and self.dev:
                         looked = self.look()
@@ -146,8 +156,10 @@ class Training:
         rows = rows_of(examples, self.encoder.tokens, recipe, self.window, chance)
         encoded = self.encoder.tally.since(before)
 
+        targets = self.teacher.targets(examples, recipe, self.window).to(self.encoder.device) if self.teacher else None
+
         def loss_of(vectors: torch.Tensor) -> Losses:
-            return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair")
+            return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair", targets=targets)
 
         self.optimizer.zero_grad()
         parts = self._backward(rows, loss_of)
@@ -210,7 +222,6 @@ class Training:
         if self.recipe.compress is not None:
             before = learner(self.read, dataclasses.replace(self.recipe, checkpointing=False), "cpu").network
             network, record["energy_kept"] = compressed(network.cpu(), before, self.recipe.compress)
-            network = network.half()  # half the size; inference is in 16 bits anyway
         state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
         rows = read_log(self.working / "metrics.jsonl")
         encoded = {field.name: sum(row.get(field.name, 0) for row in rows) for field in dataclasses.fields(Tally)}
@@ -218,6 +229,7 @@ class Training:
             "tokens": encoded.pop("tokens"),
             "encoded": encoded,
             "base": self.encoder.record,
+            "teacher": self.teacher.encoder.record if self.teacher else None,
             "recipe": dataclasses.asdict(self.recipe),
             "examples": Counter(example.source for example in self.examples),
             "fingerprint": self.fingerprint,

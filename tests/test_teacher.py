@@ -1,0 +1,176 @@
+"""Distillation: what a teacher says of the rows of a step, and how far it is from what is said already."""
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from e2rank_pyserini.catalog import ModelSpec, model
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.losses import distil
+from e2rank_pyserini.prompts import RERANK_TASK
+from e2rank_pyserini.training.log import read_log
+from e2rank_pyserini.training.network import learner
+from e2rank_pyserini.training.recipe import Lora, Recipe, recipe
+from e2rank_pyserini.training.step import documents_of, losses, rows_of
+from e2rank_pyserini.training.teacher import Teacher, turned
+from e2rank_pyserini.training.train import train
+from e2rank_pyserini.types import E2RankError, ListwisePrompt
+from tests.test_training import lists
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EXAMPLES = lists(12, 4, seed=11, most=12)
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_model: Path) -> ModelSpec:
+    return model(str(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another random model with the same tokenizer, of another width."""
+    import shutil
+
+    from transformers import Qwen3Config, Qwen3Model
+
+    place = tmp_path_factory.mktemp("models") / "wide"
+    shutil.copytree(tiny_model, place)
+    torch.manual_seed(5)
+    config = Qwen3Config.from_pretrained(tiny_model, hidden_size=96)
+    Qwen3Model(config).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def distilling(wide: Path) -> Recipe:
+    return Recipe(
+        "rank", 1e-2, 4, steps=6, dtype="float32", chunk_tokens=2000, infonce_weight=0.0, ranknet_weight=0.0,
+        teacher=str(wide), distil_weight=1.0, lora=Lora(8, 8), save_every=2,
+    )  # fmt: skip
+
+
+# --- closed forms -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2, math.pi])
+def test_the_loss_is_one_minus_the_cosine(angle: float):
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[math.cos(angle), math.sin(angle)], [0.0, 1.0]])
+    assert float(distil(vectors, targets)) == pytest.approx((1 - math.cos(angle)) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(6, 6), (4, 6), (6, 4)])
+def test_a_space_that_was_turned_is_turned_back(theirs: int, ours: int):
+    """Vectors that are others, turned and moved: the turn is found, and it keeps angles where there is room."""
+    draw = torch.Generator().manual_seed(0)
+    whole = torch.linalg.qr(torch.randn(6, 6, generator=draw)).Q
+    turn = whole[:theirs, :] if theirs < ours else whole[:, :ours]
+    vectors = torch.randn(50, theirs, generator=draw)
+    vectors = torch.linalg.qr(
+        vectors - vectors.mean(dim=0)
+    ).Q  # as wide in every direction, or a narrower turn is not unique
+    found = turned(vectors + 3.0, vectors @ turn - 7.0)
+    torch.testing.assert_close(found, turn, atol=1e-5, rtol=0)
+    gram = found @ found.T if theirs <= ours else found.T @ found
+    torch.testing.assert_close(gram, torch.eye(min(theirs, ours)), atol=1e-5, rtol=0)
+
+
+def test_the_parts_of_a_step_by_hand(spec: ModelSpec):
+    """Queries, documents and prompts count alike, however many rows they are."""
+    chosen = Recipe("rank", 1e-3, 2, teacher="any", distil_weight=3.0, dtype="float32")
+    encoder = learner(spec, dataclasses.replace(chosen, teacher=None, distil_weight=0.0), "cpu")
+    examples = EXAMPLES[:2]
+    made = rows_of(examples, encoder.tokens, chosen, 3, random.Random(0))
+    draw = torch.Generator().manual_seed(1)
+    vectors, targets = (
+        torch.nn.functional.normalize(torch.randn(len(made.ids), 5, generator=draw), dim=-1) for _ in range(2)
+    )
+    parts = losses(vectors, made, examples, chosen, targets=targets)
+    cosines = [sum(a * b for a, b in zip(*pair, strict=True)) for pair in zip(vectors.tolist(), targets.tolist())]  # noqa: B905
+    documents = sorted({row for members in made.documents for row in members})
+    means = [sum(1 - cosines[row] for row in rows) / len(rows) for rows in (made.queries, documents, made.prompts)]
+    assert float(parts["distil"]) == pytest.approx(sum(means) / 3, abs=1e-5)
+    expected = parts["infonce"] + 2 * parts["ranknet"] + 3 * parts["distil"]
+    assert float(parts["loss"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+# --- the teacher ------------------------------------------------------------------------------------------------------
+
+
+def test_the_targets_are_the_teachers_vectors_in_the_order_of_the_rows(spec: ModelSpec, wide: Path, distilling: Recipe):
+    student = learner(spec, distilling, "cpu")
+    teacher = Teacher(E2RankEncoder.load(str(wide), device="cpu"))
+    teacher.fit(student, EXAMPLES)
+    examples = [EXAMPLES[0], EXAMPLES[0]._replace(query="another"), EXAMPLES[1]]  # texts that two examples share
+    found = teacher.targets(examples, distilling, 3)
+    alone = E2RankEncoder.load(str(wide), device="cpu")
+    made = rows_of(examples, student.tokens, distilling, 3, random.Random(0))
+    expected = np.concatenate(
+        [
+            alone.encode_queries([example.query for example in examples]),
+            alone.encode_documents([*EXAMPLES[0].documents, *EXAMPLES[1].documents]),
+            alone.encode_prompts([ListwisePrompt(each.query, each.documents[:3], RERANK_TASK) for each in examples]),
+        ]
+    )
+    assert len(made.ids) == len(expected) == 3 + 8 + 3
+    expected = expected @ teacher.turn.numpy()
+    np.testing.assert_allclose(found.numpy(), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_who_is_its_own_teacher_has_nothing_to_learn(spec: ModelSpec, distilling: Recipe):
+    alone = dataclasses.replace(distilling, teacher=str(spec.source))
+    student = learner(spec, alone, "cpu")
+    teacher = Teacher(E2RankEncoder.load(spec, device="cpu"))
+    texts = lists(40, 4, seed=3)
+    teacher.fit(student, texts)  # more texts than the vectors are wide: the turn is the identity
+    torch.testing.assert_close(teacher.turn, torch.eye(64), atol=1e-3, rtol=0)
+    vectors = torch.from_numpy(student.encode_documents(documents_of(texts[:2])))
+    assert float(distil(vectors, teacher.targets(texts[:2], alone, 3)[2:-2])) == pytest.approx(0, abs=1e-5)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_student_comes_near_its_teacher_and_goes_on_where_it_stopped(
+    spec: ModelSpec, distilling: Recipe, tmp_path: Path
+):
+    longer = dataclasses.replace(distilling, steps=24, save_every=12)
+    train(spec, longer, EXAMPLES, tmp_path / "whole", device="cpu")
+    train(spec, longer, EXAMPLES, tmp_path / "parts", device="cpu", stop_after=12)
+    train(spec, longer, EXAMPLES, tmp_path / "parts", device="cpu")
+    whole, parts = (read_log(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert whole == parts
+    assert whole[0]["distil"] > 0.5 > 0.2 > whole[-1]["distil"]
+    record = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert record["teacher"]["name"] == distilling.teacher
+    assert E2RankEncoder.load(str(tmp_path / "whole"), device="cpu").encode_documents(["a text"]).shape == (1, 64)
+
+
+def test_another_teacher_is_another_run(spec: ModelSpec, distilling: Recipe, tmp_path: Path):
+    train(spec, distilling, EXAMPLES, tmp_path / "out", device="cpu", stop_after=2)
+    other = dataclasses.replace(distilling, teacher=str(spec.source))
+    with pytest.raises(E2RankError, match="state of another run"):
+        train(spec, other, EXAMPLES, tmp_path / "out", device="cpu")
+
+
+def test_an_adapter_in_the_last_layers_leaves_the_first_alone(spec: ModelSpec):
+    chosen = Recipe("rank", 1e-3, 2, dtype="float32", lora=Lora(4, 8, layers=1))
+    names = {name for name, weight in learner(spec, chosen, "cpu").network.named_parameters() if weight.requires_grad}
+    assert len(names) == 7 * 2  # q, k, v, o, gate, up, down; A and B
+    assert all("layers.1." in name and "lora_" in name for name in names)
+    some = dataclasses.replace(chosen, lora=Lora(4, 8, ("q_proj",), 1))
+    assert sum(weight.requires_grad for weight in learner(spec, some, "cpu").network.parameters()) == 2
+
+
+@pytest.mark.parametrize("fields", ["teacher: minilm", "distil_weight: 1.0", "lora: {rank: 2, alpha: 2, layers: 0}"])
+def test_half_a_setting_is_one_line(tmp_path: Path, fields: str):
+    (tmp_path / "recipe.yaml").write_text(f"stage: rank\n{fields}\n")
+    with pytest.raises(E2RankError, match=r"go together|at least 1"):
+        recipe(str(tmp_path / "recipe.yaml"), None)
