@@ -26,14 +26,14 @@ from e2rank_pyserini.cli import main
 
 
 def count_passes(place: str) -> None:
-    """Write the rows of every forward pass of a whole network to a pipe, when the pass is done."""
+    """Write the rows of every forward pass to a pipe, as the pass begins."""
     file = os.open(place, os.O_WRONLY)
 
-    def done(module: torch.nn.Module, _: Any, output: Any) -> None:
-        if type(module).__name__ == "Qwen3Model":
-            os.write(file, f"{len(output.last_hidden_state)}\n".encode())
+    def begun(module: torch.nn.Module, inputs: Any, _: Any) -> None:
+        if type(module).__name__ == "Qwen3RotaryEmbedding":  # once a pass, told every token's position
+            os.write(file, f"{int((inputs[1] == 0).sum())}\n".encode())
 
-    torch.nn.modules.module.register_module_forward_hook(done)
+    torch.nn.modules.module.register_module_forward_hook(begun)
 
 
 def child(request: dict[str, Any]) -> int:
