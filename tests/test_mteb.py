@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder, E2RankError, ListwisePrompt, catalog, evaluate, search
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.forward import Forward
 from e2rank_pyserini.mteb_evaluation import evaluate as evaluate_tasks
 from e2rank_pyserini.mteb_evaluation import result_path, tasks_named
 from e2rank_pyserini.mteb_model import ListwiseMtebModel, MtebModel, instruction
@@ -143,13 +144,14 @@ def load(tiny_model: Path) -> Callable[..., Any]:
     def loaded(**changes: Any) -> Any:
         spec = dataclasses.replace(catalog.model(str(tiny_model)), **{"lengths": ROOM, **changes})
         encoder = E2RankEncoder.load(spec, device="cpu")
-        encoder.read, forward = [], encoder.forward
+        encoder.read = []
 
-        def recording(rows: Any, pooled: Any) -> Any:
-            encoder.read += [encoder.tokens.tokenizer.decode(row) for row in rows]
-            return forward(rows, pooled)
+        class Recording(Forward):
+            def __call__(self, rows: Any, pooled: Any) -> Any:
+                encoder.read += [encoder.tokens.tokenizer.decode(row) for row in rows]
+                return super().__call__(rows, pooled)
 
-        encoder.forward = recording
+        encoder.forward = Recording(encoder.spec.name, encoder.network, encoder.spec.pooling, None)
         return encoder
 
     return loaded
