@@ -29,8 +29,10 @@ def embed(
     it is negative; see `pool`. Training encodes by it, and so do networks that `packed` does not know.
     """
     # a mask keeps attention from its fast path: leave it out where no real token could see a padded one anyway
-    needed = not (packed.is_causal(network) or bool(mask.all()))
-    hidden = network(input_ids=ids, attention_mask=mask if needed else None).last_hidden_state  # (B, T, D)
+    causal = packed.is_causal(network)
+    needed = not (causal or bool(mask.all()))
+    options = {"use_cache": False} if causal else {}  # keys and values are read once
+    hidden = network(input_ids=ids, attention_mask=mask if needed else None, **options).last_hidden_state  # (B, T, D)
     starts, lengths = torch.arange(len(ids), device=ids.device) * ids.shape[1], mask.sum(dim=1)
     return pool(hidden.flatten(0, 1), *spans(starts, lengths, lengths if pooled is None else pooled), pooling)
 

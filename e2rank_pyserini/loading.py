@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
 from e2rank_pyserini.catalog import ModelSpec, file_of
+from e2rank_pyserini.delta import FILE, Delta
 from e2rank_pyserini.types import E2RankError
 
 PACKAGE = "pypi:"
@@ -127,6 +128,13 @@ def adapter_of(spec: ModelSpec) -> Path:
 
 
 def _merged(model: Any, spec: ModelSpec) -> Any:
+    directory = adapter_of(spec)
+    if (directory / FILE).exists():
+        try:
+            Delta.read(directory).add_to(model)
+        except Exception as error:
+            raise E2RankError(_unreadable(spec, str(directory), error)) from error
+        return model
     try:
         from peft import PeftModel
     except ImportError as error:
@@ -134,7 +142,7 @@ def _merged(model: Any, spec: ModelSpec) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
-            return PeftModel.from_pretrained(model, str(adapter_of(spec))).merge_and_unload()
+            return PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
     except Exception as error:
         raise E2RankError(_unreadable(spec, str(spec.adapter), error)) from error
 

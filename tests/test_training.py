@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 from collections import Counter
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from e2rank_pyserini.catalog import ModelSpec, model
+from e2rank_pyserini.delta import Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import embed, padded
 from e2rank_pyserini.training.dev import look, ndcg
@@ -575,6 +577,7 @@ FORMS = {
         RANK, lora=Lora(4, 8, ("q_proj", "v_proj")), learning_rate=5e-2, checkpointing=True
     ),
     "compress": dataclasses.replace(RANK, compress=64),  # the full rank: the hidden size
+    "int4": dataclasses.replace(RANK, compress="int4", layers=1, learning_rate=2e-2),
 }
 
 
@@ -589,11 +592,12 @@ def test_what_is_written_is_what_was_trained(made: dict[str, Training], spec: Mo
     run = made[form]
     read = E2RankEncoder.load(str(run.output), device="cpu", dtype="float32")
     expected = vectors(run.encoder)
-    tolerance = 2e-5 if form == "whole" else 2e-3  # an adapter is written in 16 bits
-    np.testing.assert_allclose(vectors(read), expected, atol=tolerance)
     start = vectors(E2RankEncoder.load(spec, device="cpu"))
-    assert np.abs(expected - start).max() > 0.05  # it did learn something
-    adapter = (run.output / "adapter_model.safetensors").exists()
+    moved = np.abs(expected - start).max()
+    assert moved > 0.05  # it did learn something
+    tolerance = {"whole": 2e-5, "int4": moved / 4}.get(form, 2e-3)  # an adapter is written in 16 bits, or in 4
+    np.testing.assert_allclose(vectors(read), expected, atol=tolerance)
+    adapter = any((run.output / name).exists() for name in ("adapter_model.safetensors", "delta.safetensors"))
     assert adapter is (form != "whole")
     assert (run.output / "tokenizer.json").exists() is not adapter
 
@@ -688,9 +692,73 @@ def test_two_adapters_on_one_base_are_two_starts(made: dict[str, Training]):
     assert starts[0] != starts[1]
 
 
-def test_compress_of_an_adapter_is_refused(made: dict[str, Training]):
-    with pytest.raises(E2RankError, match="is an adapter itself"):
-        learner(model(str(made["lora"].output)), FORMS["compress"], "cpu")
+@pytest.mark.parametrize("form", ["compress", "int4"])
+def test_compress_of_an_adapter_begins_with_it_and_holds_it(made: dict[str, Training], tmp_path: Path, form: str):
+    """What is written is for the base: the adapter that was there is in it."""
+    first = model(str(made[form].output))
+    start = learner(first, FORMS[form], "cpu")
+    run = trained_run(first, dataclasses.replace(FORMS[form], steps=2), tmp_path / "out")
+    read = E2RankEncoder.load(str(tmp_path / "out"), device="cpu", dtype="float32")
+    assert read.spec.source == first.source
+    moved = np.abs(vectors(run.encoder) - vectors(start)).max()
+    missed = np.abs(vectors(read) - vectors(run.encoder)).max()
+    assert moved > 0
+    assert missed < (2e-3 if form == "compress" else 0.2)
+    plain = E2RankEncoder.load(dataclasses.replace(first, adapter=None), device="cpu", dtype="float32")
+    assert np.abs(vectors(read) - vectors(plain)).max() > 4 * missed
+
+
+def test_lora_on_a_change_in_4_bits_is_refused(made: dict[str, Training]):
+    with pytest.raises(E2RankError, match="`compress: int4` trains it further"):
+        learner(model(str(made["int4"].output)), FORMS["lora"], "cpu")
+
+
+def test_only_the_last_layers_are_trained(made: dict[str, Training], spec: ModelSpec):
+    network = made["int4"].encoder.network
+    names = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    assert len(names) == 7
+    assert all("layers.1." in name and "norm" not in name for name in names)
+    whole = learner(spec, dataclasses.replace(RANK, layers=1), "cpu").network
+    assert {name.split(".")[1] for name, weight in whole.named_parameters() if weight.requires_grad} == {"1"}
+    before = weights_of(Path(spec.source))
+    for name, weight in network.named_parameters():
+        assert torch.equal(weight, before[name]) is (name not in names), name
+
+
+def test_the_share_that_4_bits_keep_is_what_is_written(made: dict[str, Training], spec: ModelSpec):
+    run = made["int4"]
+    before, delta = weights_of(Path(spec.source)), Delta.read(run.output)
+    lost = total = 0.0
+    for name, weight in run.encoder.network.named_parameters():
+        if weight.requires_grad:
+            change = weight.detach() - before[name]
+            found = restored(delta.tensors[f"{name}.codes"], delta.tensors[f"{name}.scales"])
+            lost, total = lost + float(((found - change) ** 2).sum()), total + float((change**2).sum())
+    kept = json.loads((run.output / "training.json").read_text())["energy_kept"]
+    assert kept == pytest.approx(1 - lost / total, abs=1e-6)
+    assert kept > 0.98
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile raises its own
+def test_compiled_layers_take_the_same_steps(spec: ModelSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    plain = dataclasses.replace(RANK, steps=3, chunk_tokens=400)
+    for name, each in (("plain", plain), ("compiled", dataclasses.replace(plain, compile=True))):
+        trained_run(spec, each, tmp_path / name)
+    found, expected = (read_log(tmp_path / name / "metrics.jsonl") for name in ("compiled", "plain"))
+    for one, other in zip(found, expected, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one["norm"] == pytest.approx(other["norm"], rel=1e-2)
+    assert "recompile_limit" not in capfd.readouterr().err
+
+
+def test_without_a_compiler_it_trains_all_the_same(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    trained_run(spec, dataclasses.replace(RANK, steps=1, compile=True), tmp_path / "out")
+    assert capsys.readouterr().err.count("no C++ compiler (no-such-compiler): trains without torch.compile") == 1
 
 
 def test_all_weights_of_a_model_with_an_adapter_become_a_whole_model(made: dict[str, Training], tmp_path: Path):

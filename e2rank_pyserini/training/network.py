@@ -1,14 +1,18 @@
 """The model as training needs it: float32 weights or an adapter, no dropout, checkpointing where it is asked for."""
 
 import dataclasses
+import os
 import re
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, with_adapter
-from e2rank_pyserini.training.recipe import Lora, Recipe
+from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.types import E2RankError
 
 
@@ -16,17 +20,16 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
     """The encoder whose network is trained; it stays in evaluation mode, so there is no dropout.
 
     All weights: float32. With `lora`: the base in the recipe's dtype and frozen, the adapter in float32; where the
-    model has an adapter already, that one is trained further. With `compress`: the linear layers' weights.
+    model has an adapter already, that one is trained further. With `compress`: the linear layers' weights, into which
+    an adapter that the model has is merged first.
     """
-    if recipe.compress is not None and spec.adapter is not None:
-        raise E2RankError(f"model {spec.name}: is an adapter itself; `compress` starts from whole weights")
     if recipe.lora is None:
         encoder = E2RankEncoder.load(spec, device=device, dtype="float32", batch_tokens=recipe.chunk_tokens)
         encoder.network.requires_grad_(True)  # a merged adapter leaves its base frozen
     else:
         base = dataclasses.replace(spec, adapter=None)
         encoder = E2RankEncoder.load(base, device=device, dtype=recipe.dtype, batch_tokens=recipe.chunk_tokens)
-        encoder.forward.network = _adapted(encoder.network, spec, recipe.lora, recipe.seed)
+        encoder.forward.network = _adapted(encoder.network, spec, recipe)
         encoder.spec = spec
         if spec.adapter is not None:
             encoder.identity = with_adapter(encoder.identity, spec)
@@ -35,10 +38,16 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
         linear = {id(module.weight) for module in linear_layers(encoder.network).values()}
         for weight in encoder.network.parameters():
             weight.requires_grad_(id(weight) in linear)
+    if recipe.lora is None and recipe.layers is not None:
+        kept = set(_last(encoder.network, recipe.layers))
+        for name, weight in encoder.network.named_parameters():
+            weight.requires_grad_(weight.requires_grad and name.rpartition(".")[0] in kept)
     if recipe.checkpointing:
         _checkpoint(encoder.network)
     if encoder.device.type == "cpu":  # where the backward pass of the fused one takes five times as long
         encoder.network.set_attn_implementation("eager")
+    if recipe.compile:
+        _compile(encoder)
     return encoder
 
 
@@ -49,6 +58,20 @@ def linear_layers(network: Any) -> dict[str, Any]:
     return {name: module for name, module in network.named_modules() if isinstance(module, Linear)}
 
 
+def change_of(network: Any, spec: ModelSpec, recipe: Recipe) -> tuple[Any, float]:
+    """What `recipe.compress` makes of a trained network: an adapter of its base, and the share of the change in it."""
+    base = E2RankEncoder.load(dataclasses.replace(spec, adapter=None), device="cpu", dtype="float32").network
+    kind = recipe.compress
+    return compressed(network, base, kind) if isinstance(kind, int) else rounded(network, base)
+
+
+def changes(network: Any, before: Any) -> dict[str, Any]:
+    """What changed in the linear layers, by the layer's name: (out, in) float32."""
+    original = {name: module.weight.detach().float() for name, module in linear_layers(before).items()}
+    found = ((name, module.weight.detach().float() - original[name]) for name, module in linear_layers(network).items())
+    return {name: change for name, change in found if change.any()}  # BERT's pooler is never used
+
+
 def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
     """`before` with an adapter of this rank that holds what changed in `network`'s linear layers.
 
@@ -57,17 +80,12 @@ def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    original = {name: module.weight.detach().float() for name, module in linear_layers(before).items()}
-    changes = {
-        name: change
-        for name, module in linear_layers(network).items()
-        if (change := module.weight.detach().float() - original[name]).any()  # BERT's pooler is never used
-    }
+    changed = changes(network, before)
     # alpha = rank: the adapter's product is added as it is
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(changes))
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(changed))
     adapted = get_peft_model(before, config)
     kept = total = 0.0
-    for name, change in changes.items():
+    for name, change in changed.items():
         left, sizes, right = torch.linalg.svd(change, full_matrices=False)
         root = sizes[:rank].sqrt()
         layer = adapted.get_submodule(f"base_model.model.{name}")
@@ -80,17 +98,35 @@ def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
     return adapted, kept / total if total else 1.0
 
 
-def _adapted(network: Any, spec: ModelSpec, lora: Lora, seed: int) -> Any:
+def rounded(network: Any, before: Any) -> tuple[Delta, float]:
+    """What changed in `network`'s linear layers since `before`, in 4 bits, and 1 - the error's share of its energy."""
+    changed = {f"{name}.weight": change for name, change in changes(network, before).items()}
+    delta = Delta.of(changed)
+    lost = total = 0.0
+    for name, change in changed.items():
+        found = restored(delta.tensors[f"{name}.codes"], delta.tensors[f"{name}.scales"])[:, : change.shape[1]]
+        lost += float((found - change).square().sum())
+        total += float(change.square().sum())
+    return delta, 1 - lost / total if total else 1.0
+
+
+def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
     try:
         from peft import LoraConfig, PeftModel, get_peft_model
     except ImportError as error:
         raise E2RankError("a recipe with lora needs peft; pip install 'e2rank-pyserini[train]'") from error
     import torch
 
+    if spec.adapter is not None and (adapter_of(spec) / FILE).exists():
+        raise E2RankError(f"model {spec.name}: its adapter is a change in 4 bits; `compress: int4` trains it further")
     if spec.adapter is not None:
         return PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
-    torch.manual_seed(seed)
-    targets = list(lora.targets) or "all-linear" if lora.layers is None else _last(network, lora.layers, lora.targets)
+    lora: Any = recipe.lora
+    torch.manual_seed(recipe.seed)
+    targets = list(lora.targets) or "all-linear"
+    if recipe.layers is not None:
+        linear = linear_layers(network)
+        targets = [name for name in _last(network, recipe.layers) if name in linear and _of_these(name, lora.targets)]
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
     try:
         return get_peft_model(network, config).eval()
@@ -98,15 +134,31 @@ def _adapted(network: Any, spec: ModelSpec, lora: Lora, seed: int) -> Any:
         raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
 
 
-def _last(network: Any, layers: int, targets: Sequence[str]) -> list[str]:
-    """The linear layers, of these names where any are given, in the last so many layers of the network."""
+def _of_these(name: str, targets: Sequence[str]) -> bool:
+    return not targets or name.rpartition(".")[2] in targets
+
+
+def _last(network: Any, layers: int) -> list[str]:
+    """The modules of the last so many layers of the network; no gradient flows through those before."""
     first = network.config.num_hidden_layers - layers
-    found = ((name, re.search(r"\.(\d+)\.", name)) for name in linear_layers(network))
-    return [
-        name
-        for name, number in found
-        if number and int(number[1]) >= first and (not targets or name.rpartition(".")[2] in targets)
-    ]
+    found = ((name, re.search(r"\.(\d+)\.", f"{name}.")) for name, _ in network.named_modules())
+    return [name for name, number in found if number and int(number[1]) >= first]
+
+
+def _compile(encoder: E2RankEncoder) -> None:
+    """Let torch.compile join what lies between the products, layer by layer (the names of the weights stay)."""
+    import torch
+    from torch.nn import ModuleList
+
+    torch._dynamo.config.recompile_limit = 64  # a form for each kind of layer and batch: all are worth it
+    compiler = os.environ.get("CXX", "g++")
+    if encoder.device.type == "cpu" and shutil.which(compiler) is None:
+        print(f"no C++ compiler ({compiler}): trains without torch.compile, more slowly", file=sys.stderr)
+        return
+    for module in encoder.network.modules():
+        if isinstance(module, ModuleList):
+            for layer in module:
+                layer.compile(dynamic=True)
 
 
 def _checkpoint(network: Any) -> None:

@@ -13,15 +13,11 @@ from e2rank_pyserini.types import E2RankError, shown
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter (Hu et al. 2022); `targets` are module names, or all linear layers when empty.
-
-    `layers`: in the last so many layers alone (None: in all); no gradient flows through those before.
-    """
+    """A low-rank adapter (Hu et al. 2022); `targets` are module names, or all linear layers when empty."""
 
     rank: int
     alpha: int
     targets: tuple[str, ...] = ()
-    layers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +55,9 @@ class Recipe:
     query_length: int | None = None
     prompt_length: int | None = None
     lora: Lora | None = None
-    compress: int | None = None
+    compress: int | str | None = None
+    layers: int | None = None
+    compile: bool = False
     dtype: str = "bfloat16"
     chunk_tokens: int = 8192
     cached: bool = False
@@ -74,8 +72,12 @@ class Recipe:
         one_of("recipe: listwise", self.listwise, ("prompt", "query"))
         one_of("recipe: order", self.order, ("given", "shuffle", "reverse"))
         one_of("recipe: dtype", self.dtype, ("bfloat16", "float32"))
-        for name in ("batch", "epochs", "steps", "window", "chunk_tokens", "evaluate_every", "save_every", "compress"):
+        for name in ("batch", "epochs", "steps", "window", "chunk_tokens", "evaluate_every", "save_every", "layers"):
             self._at_least(name, 1)
+        if isinstance(self.compress, str):
+            one_of("recipe: compress", self.compress, ("int4",))
+        else:
+            self._at_least("compress", 1)
         self._at_least("documents", 2)
         for name in ("learning_rate", "temperature", "ranknet_scale", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
@@ -88,8 +90,6 @@ class Recipe:
             raise E2RankError(f"recipe: lora: expected rank and alpha of at least 1, got {self.lora}")
         if self.lora is not None and self.compress is not None:
             raise E2RankError("recipe: lora and compress exclude each other: both make an adapter")
-        if self.lora is not None and self.lora.layers is not None and self.lora.layers < 1:
-            raise E2RankError(f"recipe: lora: layers: expected at least 1, got {self.lora.layers}")
         if (self.teacher is not None) != (self.distil_weight > 0):
             raise E2RankError("recipe: teacher and distil_weight go together: one says what is learnt, one how much")
         if self.stage == "rank" and self.infonce_weight == self.ranknet_weight == self.distil_weight == 0:

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
+from e2rank_pyserini.delta import Delta
 from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError
 
@@ -84,8 +85,10 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
 
 def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> None:
     """The trained model as a directory that `--encoder` takes: an adapter on its base, or whole weights."""
-    adapter = hasattr(network, "peft_config")
-    if adapter:
+    adapter = isinstance(network, Delta) or hasattr(network, "peft_config")
+    if isinstance(network, Delta):
+        network.save(place)
+    elif adapter:
         for config in network.peft_config.values():
             config.base_model_name_or_path = spec.source  # not this machine's path
         network.save_pretrained(place, save_embedding_layers=False)  # or peft would ask the hub for the base

@@ -177,10 +177,11 @@ def backward(
     def encoded(group: list[int]) -> torch.Tensor:
         ids, mask = (part.to(device) for part in padded([rows.ids[row] for row in group]))
         pooled = torch.tensor([rows.pooled[row] for row in group], device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return embed(network, ids, mask, pooling, pooled)
+        return embed(network, ids, mask, pooling, pooled)
 
-    with torch.set_grad_enabled(not cached):
+    # one for all chunks: within it each weight is rounded once
+    rounded = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with rounded, torch.set_grad_enabled(not cached):
         graphs = [encoded(group) for group in groups]
     vectors = torch.zeros(len(rows.ids), network.config.hidden_size, device=device)
     for group, graph in zip(groups, graphs, strict=True):
@@ -190,7 +191,8 @@ def backward(
     parts = loss_of(vectors)
     parts["loss"].backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is not None
-    for group, graph in zip(groups, graphs, strict=True):
-        (encoded(group) if cached else graph).backward(vectors.grad[group])  # type: ignore[no-untyped-call]
+    with rounded:
+        for group, graph in zip(groups, graphs, strict=True):
+            (encoded(group) if cached else graph).backward(vectors.grad[group])  # type: ignore[no-untyped-call]
     add_up([weight.grad for weight in network.parameters() if weight.grad is not None])
     return {name: value.detach() for name, value in parts.items()}

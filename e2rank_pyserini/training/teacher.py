@@ -1,54 +1,109 @@
-"""Distillation: another model's vectors of what a step encodes, turned into the space of the model that learns them."""
+"""Distillation: another model's vectors of what a run encodes, turned into the space of the model that learns them."""
 
-import random
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.training.examples import Example
-from e2rank_pyserini.training.processes import add_up
+from e2rank_pyserini.training.processes import add_up, wait
 from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
-from e2rank_pyserini.types import Vectors
+from e2rank_pyserini.types import ListwisePrompt, Vectors
 
-Text = TypeVar("Text")  # a query, a document, a listwise prompt
 FITTED = 512  # documents that the turn of the space is fitted on
+_BLOCK = 8192  # texts encoded between two moves of the bar
+
+
+class Query(NamedTuple):
+    """A query as it is encoded."""
+
+    task: str
+    text: str
+
+
+Text = Query | str | ListwisePrompt  # a query, a document, a listwise prompt
 
 
 class Teacher:
-    """A model that says what the vectors of a batch should be."""
+    """A model that says what the vectors of a run's texts should be: each is encoded once, before the first step."""
 
     def __init__(self, encoder: E2RankEncoder, rank: int = 0, world: int = 1) -> None:
         self.encoder, self.rank, self.world = encoder, rank, world
         self.turn = torch.eye(encoder.dim)
+        self.places: dict[Text, int] = {}
+        self.vectors = torch.empty(0, encoder.dim)
 
     def fit(self, student: E2RankEncoder, examples: Sequence[Example]) -> None:
         """Turn the teacher's space so that it lies as near as it can to where the student's vectors are already."""
         texts = documents_of(examples[:FITTED])[:FITTED]
         self.turn = turned(*(torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student)))
 
+    def read(self, examples: Sequence[Example], recipe: Recipe, window: int, kept: Path | None = None) -> None:
+        """Encode all that `targets` will be asked for, every process its share.
+
+        The vectors are held in float16 (2 bytes times the teacher's width a text), and in the file `kept`, from which a
+        run that goes on takes them.
+        """
+        texts = sorted(dict.fromkeys(_texts(examples, recipe, window)), key=_kind)
+        self.places = {text: place for place, text in enumerate(texts)}
+        if kept is not None and kept.exists():
+            self.vectors = load_file(kept)["vectors"]
+            return
+        self.vectors = torch.zeros(len(texts), self.encoder.dim, dtype=torch.float16)
+        own = range(self.rank, len(texts), self.world)
+        with tqdm(total=len(own), unit=" texts", desc="teacher", disable=None if self.rank == 0 else True) as bar:
+            for start in range(0, len(own), _BLOCK):
+                places = own[start : start + _BLOCK]
+                self._encode([texts[place] for place in places], list(places))
+                bar.update(len(places))
+        add_up([self.vectors])  # every other process left these rows 0
+        if kept is not None and self.rank == 0:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"vectors": self.vectors}, kept.with_name(kept.name + ".new"))
+            kept.with_name(kept.name + ".new").rename(kept)
+        wait()
+
     def targets(self, examples: Sequence[Example], recipe: Recipe, window: int) -> torch.Tensor:
         """(n, D) of length 1: one for each row of `step.rows_of`, in its order. Prompts are read as given."""
-        tasks = recipe.tasks.get(examples[0].source, Tasks())
-        queries, documents = [example.query for example in examples], documents_of(examples)
-        parts = [
-            self._shared(queries, lambda texts: self.encoder.encode_queries(texts, tasks.retrieval)),
-            self._shared(documents, self.encoder.encode_documents),
-        ]
-        if recipe.prompts:
-            prompts = [prompt_of(example, tasks, window, "given", random.Random(0)) for example in examples]
-            parts.append(self._shared(prompts, self.encoder.encode_prompts))
-        return torch.nn.functional.normalize(torch.cat(parts) @ self.turn, dim=-1)
+        rows = [self.places[text] for text in _texts(examples, recipe, window)]
+        return torch.nn.functional.normalize(self.vectors[rows].float() @ self.turn, dim=-1)
 
-    def _shared(self, texts: Sequence[Text], encode: Callable[[Sequence[Text]], Vectors]) -> torch.Tensor:
-        """(n, teacher's width): each process encodes its share."""
-        vectors = torch.zeros(len(texts), self.encoder.dim)
-        if own := texts[self.rank :: self.world]:
-            vectors[self.rank :: self.world] = torch.from_numpy(encode(own))
-        add_up([vectors])
-        return vectors
+    def _encode(self, texts: Sequence[Text], places: Sequence[int]) -> None:
+        kinds: dict[str, list[int]] = {}
+        for number, text in enumerate(texts):
+            kinds.setdefault(_kind(text), []).append(number)
+        for numbers in kinds.values():
+            found = self._encoded([texts[number] for number in numbers])
+            self.vectors[[places[number] for number in numbers]] = torch.from_numpy(found).half()
+
+    def _encoded(self, texts: Sequence[Text]) -> Vectors:
+        """Vectors of texts of one kind."""
+        first = texts[0]
+        if isinstance(first, Query):
+            return self.encoder.encode_queries([text.text for text in texts], first.task)  # type: ignore[union-attr]
+        encode = self.encoder.encode_documents if isinstance(first, str) else self.encoder.encode_prompts
+        return encode(texts)  # type: ignore[arg-type]
+
+
+def _texts(examples: Sequence[Example], recipe: Recipe, window: int) -> Iterable[Text]:
+    """What these examples' rows are, in the order of `step.rows_of` where they share a source."""
+    tasks = [recipe.tasks.get(example.source, Tasks()) for example in examples]
+    for example, told in zip(examples, tasks, strict=True):
+        yield Query(told.retrieval, example.query)
+    yield from documents_of(examples)
+    if recipe.prompts:
+        for example, told in zip(examples, tasks, strict=True):
+            yield prompt_of(example, told, window, "given", Random(0))
+
+
+def _kind(text: Text) -> str:
+    return f"query {text.task}" if isinstance(text, Query) else type(text).__name__
 
 
 def turned(theirs: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:

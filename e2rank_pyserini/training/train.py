@@ -24,7 +24,7 @@ from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import Log, plot, read_log
-from e2rank_pyserini.training.network import compressed, learner
+from e2rank_pyserini.training.network import change_of, learner
 from e2rank_pyserini.training.processes import group, own_device, wait
 from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.training.sampling import schedule
@@ -93,7 +93,7 @@ class Training:
         self.encoder = learner(self.read, recipe, device)
         weights = state.trained(self.encoder.network)
         self.optimizer = torch.optim.AdamW(
-            weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999)
+            weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999), fused=True
         )
         self.working = output.with_name(output.name + ".training")
         self.teacher = self._teacher(device)
@@ -107,12 +107,20 @@ class Training:
             return None
         encoder = E2RankEncoder.load(self.recipe.teacher, device=device, batch_tokens=self.recipe.chunk_tokens)
         teacher = Teacher(encoder, self.rank, self.world)
-        teacher.fit(self.encoder, self.examples)
+        with torch.compiler.set_stance("force_eager"):  # what is compiled is for steps
+            teacher.fit(self.encoder, self.examples)
         return teacher
+
+    def _teach(self) -> None:
+        """Read the vectors to be learnt, of what the batches use."""
+        if self.teacher is not None:
+            used = [self.examples[number] for number in sorted({number for batch in self.batches for number in batch})]
+            self.teacher.read(used, self.recipe, self.window, self.working / f"teacher-{self.fingerprint}.safetensors")
 
     def go(self, stop_after: int | None) -> dict[str, Any]:
         """All steps that are left, then the model."""
         self._resume()
+        self._teach()
         with contextlib.closing(Log(self.working, self.step)) if self.rank == 0 else contextlib.nullcontext() as log:
             last = self._steps(log, stop_after)
         record = {"steps": self.step, "seconds": self.seconds}
@@ -194,7 +202,8 @@ class Training:
     def look(self) -> dict[str, float]:
         """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's."""
         enabled = self.recipe.dtype == "bfloat16"
-        with torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=enabled):
+        rounded = torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=enabled)
+        with torch.compiler.set_stance("force_eager"), rounded:
             return look(self.encoder, self.dev, self.window, self.recipe)
 
     def _due(self, every: int | None) -> bool:
@@ -220,8 +229,7 @@ class Training:
         shutil.rmtree(made, ignore_errors=True)
         network = self.encoder.network
         if self.recipe.compress is not None:
-            before = learner(self.read, dataclasses.replace(self.recipe, checkpointing=False), "cpu").network
-            network, record["energy_kept"] = compressed(network.cpu(), before, self.recipe.compress)
+            network, record["energy_kept"] = change_of(network.cpu(), self.read, self.recipe)
         state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
         rows = read_log(self.working / "metrics.jsonl")
         encoded = {field.name: sum(row.get(field.name, 0) for row in rows) for field in dataclasses.fields(Tally)}

@@ -4,8 +4,9 @@
 
 COLLECTIONS holds the BEIR folders msmarco-v2-dl21-22, antique-train and scifact; trec-rag24 comes from its package,
 without the passages of the topics that NIST judged. WORDNET is the directory of WordNet's data.noun and so on. Queries
-are the training topics, sentences, runs of content words, and WordNet's words; documents are the passages and,
-for every passage, shorter texts: sentences and glosses. Nothing is labelled: the order of the documents means nothing.
+are the training topics, sentences, runs of content words, as they are or made questions, and WordNet's words; documents
+are the passages, what follows the first words of the longer ones, and shorter texts: sentences and glosses. Nothing is
+labelled: the order of the documents means nothing.
 """
 
 import random
@@ -20,7 +21,11 @@ from e2rank_pyserini.training.examples import Example, positions, write_examples
 from e2rank_pyserini.trec import read_run
 
 PARTS = ("noun", "verb", "adj", "adv")
-SHORT = 3  # short documents and queries for each passage
+FIRST = 45  # words of a passage that are read where it is cut; the rest is another text
+FORMS = (
+    "what is {}", "what are {}", "how does {} work", "how to {}", "how much {}", "why {}", "when was {}", "where is {}",
+    "define {}", "{} definition", "{} meaning", "who is {}", "types of {}", "{} cost", "is {}", "causes of {}",
+)  # fmt: skip
 STOP = frozenset(
     "a about after all also an and any are as at be been but by can could did do does for from had has have he her "
     "his how i if in into is it its may more most my no not of on one only or other our out over she so some such than "
@@ -41,21 +46,29 @@ def main(collections: Path, wordnet: Path, output: Path) -> None:
     passages = [passage for passage in dict.fromkeys(passages) if passage]
     sentences = [sentence for passage in passages for sentence in split(passage)]
     words, glosses = entries(wordnet)
-    short = chance.sample(sentences, min(len(sentences), len(passages))) + glosses
-    queries = chance.sample(sentences, min(len(sentences), len(passages) // 2))
-    queries += [keywords(passage, chance) for passage in passages] + words + topics
-    for texts in (passages, short, queries):
+    many, half = len(passages), len(passages) // 2
+    rests = [rest for passage in passages if len((rest := " ".join(passage.split()[FIRST:])).split()) > FIRST // 3]
+    documents = passages + rests + some(sentences, many + half, chance) + some(glosses, many + half, chance)
+    queries = [keywords(passage, chance) for passage in passages]
+    queries += [chance.choice(FORMS).format(keywords(passage, chance)) for passage in passages]
+    queries += some(sentences, half // 2, chance) + some(words, half, chance) + topics
+    for texts in (documents, queries):
         chance.shuffle(texts)
-    count = min(SHORT * len(passages), 2 * len(queries), 2 * len(short)) // 2
-    documents = iter(passages + short[: 2 * count - len(passages)])
-    pairs = list(zip(documents, documents, strict=False))[:count]
+    count = min(len(queries), len(documents) // 2)
+    following = iter(documents)
+    pairs = list(zip(following, following, strict=False))[:count]
     chance.shuffle(pairs)
     examples = [
         Example(query, pair, (0, 1), "texts", positions((0, 1)))
         for query, pair in zip(queries, pairs, strict=False)
         if query and pair[0] != pair[1]
     ]
-    print(f"{write_examples(output, examples)} examples of {len(passages)} passages, {len(short)} short texts")
+    written = write_examples(output, examples)
+    print(f"{written} examples of {many} passages: {len(documents)} texts, {len(queries)} queries")
+
+
+def some(texts: list[str], count: int, chance: random.Random) -> list[str]:
+    return chance.sample(texts, min(count, len(texts)))
 
 
 def judged_by_nist() -> set[str]:
