@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# e2rank-smollm2-135m from data alone: a teacher's vectors, then the listwise prompt. About 45 minutes on two cores.
+# e2rank-smollm2-135m from data alone: a teacher's vectors, then the listwise prompt. About an hour and ten minutes on two cores.
 #   COLLECTIONS=DIR recipes/e2rank-smollm2-135m/train.sh [OUT]
 # DIR holds BEIR folders: msmarco-v2-dl21-22 (with runs/), antique-train, scifact. trec-rag24 comes from its package,
 # WordNet from Debian's (or name the folder of its data files in WORDNET). Goes on where it was stopped.
