@@ -52,6 +52,13 @@ class Tally:
         return {key: now[key] - then[key] for key in now if now[key] > then[key]}
 
 
+def cut(counts: Mapping[str, int]) -> str:
+    """What of these counts of a `Tally` was cut to its length, each text counted as often as it was encoded."""
+    kinds = {"documents": "documents", "queries": "queries", "prompt_documents": "documents in prompts"}
+    found = [f"{counts.get(f'{kind}_truncated', 0)} of {counts.get(kind, 0)} {name}" for kind, name in kinds.items()]
+    return f"{', '.join(found[:-1])} and {found[-1]} cut"
+
+
 class TextTokenizer:
     """The three texts of the method as token ids, cut to the model's lengths.
 

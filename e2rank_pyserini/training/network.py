@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec
@@ -21,11 +20,10 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
 
     All weights: float32. With `lora`: the base in the recipe's dtype and frozen, the adapter in float32; where the
     model has an adapter already, that one is trained further. With `compress`: the linear layers' weights, into which
-    an adapter that the model has is merged first.
+    an adapter that the model has is merged first. With `layers`: in the last so many alone.
     """
     if recipe.lora is None:
         encoder = E2RankEncoder.load(spec, device=device, dtype="float32", batch_tokens=recipe.chunk_tokens)
-        encoder.network.requires_grad_(True)  # a merged adapter leaves its base frozen
     else:
         base = dataclasses.replace(spec, adapter=None)
         encoder = E2RankEncoder.load(base, device=device, dtype=recipe.dtype, batch_tokens=recipe.chunk_tokens)
@@ -34,14 +32,8 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
         if spec.adapter is not None:
             encoder.identity = with_adapter(encoder.identity, spec)
     encoder.forward.packing = False  # it would join weights that are trained and saved one by one
-    if recipe.compress is not None:
-        linear = {id(module.weight) for module in linear_layers(encoder.network).values()}
-        for weight in encoder.network.parameters():
-            weight.requires_grad_(id(weight) in linear)
-    if recipe.lora is None and recipe.layers is not None:
-        kept = set(_last(encoder.network, recipe.layers))
-        for name, weight in encoder.network.named_parameters():
-            weight.requires_grad_(weight.requires_grad and name.rpartition(".")[0] in kept)
+    if recipe.lora is None:
+        _choose(encoder.network, recipe)
     if recipe.checkpointing:
         _checkpoint(encoder.network)
     if encoder.device.type == "cpu":  # where the backward pass of the fused one takes five times as long
@@ -110,6 +102,18 @@ def rounded(network: Any, before: Any) -> tuple[Delta, float]:
     return delta, 1 - lost / total if total else 1.0
 
 
+def _choose(network: Any, recipe: Recipe) -> None:
+    """Train all weights, with `compress` those of linear layers alone, with `layers` those of the last so many."""
+    chosen = {name for name, _ in network.named_modules()}
+    if recipe.layers is not None:
+        chosen &= _last(network, recipe.layers)
+    if recipe.compress is not None:
+        chosen &= linear_layers(network).keys()
+    for name, weight in network.named_parameters():
+        module, _, kind = name.rpartition(".")
+        weight.requires_grad_(module in chosen and (kind == "weight" or recipe.compress is None))
+
+
 def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
     try:
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -121,12 +125,14 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
         raise E2RankError(f"model {spec.name}: its adapter is a change in 4 bits; `compress: int4` trains it further")
     if spec.adapter is not None:
         return PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
-    lora: Any = recipe.lora
+    lora = recipe.lora
+    assert lora is not None
     torch.manual_seed(recipe.seed)
     targets = list(lora.targets) or "all-linear"
     if recipe.layers is not None:
-        linear = linear_layers(network)
-        targets = [name for name in _last(network, recipe.layers) if name in linear and _of_these(name, lora.targets)]
+        last = _last(network, recipe.layers)
+        linear = [name for name in linear_layers(network) if name in last]
+        targets = [name for name in linear if not lora.targets or name.rpartition(".")[2] in lora.targets]
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
     try:
         return get_peft_model(network, config).eval()
@@ -134,15 +140,11 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
         raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
 
 
-def _of_these(name: str, targets: Sequence[str]) -> bool:
-    return not targets or name.rpartition(".")[2] in targets
-
-
-def _last(network: Any, layers: int) -> list[str]:
+def _last(network: Any, layers: int) -> set[str]:
     """The modules of the last so many layers of the network; no gradient flows through those before."""
     first = network.config.num_hidden_layers - layers
     found = ((name, re.search(r"\.(\d+)\.", f"{name}.")) for name, _ in network.named_modules())
-    return [name for name, number in found if number and int(number[1]) >= first]
+    return {name for name, number in found if number and int(number[1]) >= first}
 
 
 def _compile(encoder: E2RankEncoder) -> None:

@@ -1,6 +1,9 @@
 """Distillation: another model's vectors of what a run encodes, turned into the space of the model that learns them."""
 
+import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -10,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.tokens import cut
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.processes import add_up, wait
 from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
-from e2rank_pyserini.types import ListwisePrompt, Vectors
+from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
 FITTED = 512  # documents that the turn of the space is fitted on
 _BLOCK = 8192  # texts encoded between two moves of the bar
@@ -53,34 +57,42 @@ class Teacher:
         texts = sorted(dict.fromkeys(_texts(examples, recipe, window)), key=_kind)
         self.places = {text: place for place, text in enumerate(texts)}
         if kept is not None and kept.exists():
-            self.vectors = load_file(kept)["vectors"]
+            self._take(kept)
             return
         self.vectors = torch.zeros(len(texts), self.encoder.dim, dtype=torch.float16)
+        before = dataclasses.replace(self.encoder.tally)
         own = range(self.rank, len(texts), self.world)
         with tqdm(total=len(own), unit=" texts", desc="teacher", disable=None if self.rank == 0 else True) as bar:
             for start in range(0, len(own), _BLOCK):
-                places = own[start : start + _BLOCK]
-                self._encode([texts[place] for place in places], list(places))
-                bar.update(len(places))
-        add_up([self.vectors])  # every other process left these rows 0
+                for _, of_a_kind in groupby(own[start : start + _BLOCK], key=lambda place: _kind(texts[place])):
+                    places = list(of_a_kind)
+                    found = self._encoded([texts[place] for place in places])
+                    self.vectors[places] = torch.from_numpy(found).half()
+                    bar.update(len(places))
+        shared = self.vectors.to(self.encoder.device)
+        add_up([shared])  # every other process left these rows 0
+        self.vectors = shared.cpu()
         if kept is not None and self.rank == 0:
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_file({"vectors": self.vectors}, kept.with_name(kept.name + ".new"))
             kept.with_name(kept.name + ".new").rename(kept)
         wait()
+        if self.rank == 0:
+            read = f"{len(own)} of {len(texts)}"  # the first process's share stands for the others'
+            counts = self.encoder.tally.since(before)
+            print(f"teacher {self.encoder.spec.name}: read {read} texts, {cut(counts)}", file=sys.stderr)
+
+    def _take(self, kept: Path) -> None:
+        try:
+            self.vectors = load_file(kept)["vectors"]
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise E2RankError(f"{kept}: cannot be read ({reason}); remove it to encode again") from error
 
     def targets(self, examples: Sequence[Example], recipe: Recipe, window: int) -> torch.Tensor:
         """(n, D) of length 1: one for each row of `step.rows_of`, in its order. Prompts are read as given."""
         rows = [self.places[text] for text in _texts(examples, recipe, window)]
         return torch.nn.functional.normalize(self.vectors[rows].float() @ self.turn, dim=-1)
-
-    def _encode(self, texts: Sequence[Text], places: Sequence[int]) -> None:
-        kinds: dict[str, list[int]] = {}
-        for number, text in enumerate(texts):
-            kinds.setdefault(_kind(text), []).append(number)
-        for numbers in kinds.values():
-            found = self._encoded([texts[number] for number in numbers])
-            self.vectors[[places[number] for number in numbers]] = torch.from_numpy(found).half()
 
     def _encoded(self, texts: Sequence[Text]) -> Vectors:
         """Vectors of texts of one kind."""

@@ -25,6 +25,7 @@ OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None:
 def train(arguments: Namespace) -> None:
     """Training examples -> model directory."""
     from e2rank_pyserini.catalog import model
+    from e2rank_pyserini.tokens import cut
     from e2rank_pyserini.training.examples import read_examples
     from e2rank_pyserini.training.recipe import recipe
     from e2rank_pyserini.training.train import train as run
@@ -47,19 +48,10 @@ def train(arguments: Namespace) -> None:
     record = run(spec, chosen, examples, output, dev=dev, device=arguments.device)
     if "examples" in record:  # the process that wrote the model
         print(
-            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens, {_cut(record['encoded'])} "
+            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens, {cut(record['encoded'])} "
             f"-> {output} ({record['seconds']:.1f} s)",
             file=sys.stderr,
         )
-
-
-def _cut(encoded: dict[str, int]) -> str:
-    """What was cut to its length, each text counted as often as it was encoded."""
-    return (
-        f"{encoded['documents_truncated']} of {encoded['documents']} documents, {encoded['queries_truncated']} of "
-        f"{encoded['queries']} queries and {encoded['prompt_documents_truncated']} of {encoded['prompt_documents']} "
-        "documents in prompts cut"
-    )
 
 
 def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
