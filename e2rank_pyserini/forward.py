@@ -210,10 +210,8 @@ def batches(lengths: Sequence[int], batch_tokens: int, *, padding: bool = True) 
 
 def padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, (B, T), padded on the right with 0, which the mask hides."""
-    longest = max(map(len, rows))
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-    return ids, mask
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))

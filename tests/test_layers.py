@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types", "choices", "timing", "fingerprint", "delta", "losses", "training.processes", "training.sampling"},
+    {"types", "choices", "timing", "fingerprint", "delta", "losses", "training.processes"},
     {"storage"},
     {"prompts", "trec", "java", "training.log"},
     {"topics", "directories", "docids"},
@@ -45,7 +45,15 @@ LAYERS = [
     {"datasets", "encoder", "published", "report", "batching", "exchange"},
     {"benchmarks", "captions", "markup", "plots", "serving", "remembering"},
     {"training.recipe", "training.state", "mteb_model"},
-    {"training.network", "training.step", "training.dev", "pictures", "export", "bench.arithmetic"},
+    {
+        "training.sampling",
+        "training.network",
+        "training.step",
+        "training.dev",
+        "pictures",
+        "export",
+        "bench.arithmetic",
+    },
     {"training.teacher"},
     {"training.train", "page"},
     {"shards"},

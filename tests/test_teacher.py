@@ -121,7 +121,8 @@ def test_the_targets_are_the_teachers_vectors_in_the_order_of_the_rows(spec: Mod
         ]
     )
     assert len(made.ids) == len(expected) == 3 + 8 + 3
-    expected = expected @ teacher.turn.numpy()
+    centre = alone.encode_documents([text for each in EXAMPLES for text in each.documents]).mean(axis=0)
+    expected = (expected - centre) @ teacher.turn.numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found.numpy(), expected, atol=5e-4)  # kept in 16 bits
 
@@ -155,7 +156,29 @@ def test_a_text_is_encoded_once_and_kept_for_a_run_that_goes_on(
     assert "\n" not in str(caught.value)
 
 
-def test_who_is_its_own_teacher_has_nothing_to_learn(spec: ModelSpec, distilling: Recipe):
+def test_the_prompts_targets_can_be_the_teachers_feedback(wide: Path, spec: ModelSpec, distilling: Recipe):
+    chosen = dataclasses.replace(distilling, distil_prompt="feedback")
+    student = learner(spec, chosen, "cpu")
+    teacher = Teacher(E2RankEncoder.load(str(wide), device="cpu"))
+    teacher.fit(student, EXAMPLES)
+    examples = EXAMPLES[:3]
+    teacher.read(EXAMPLES, chosen, 3)
+    assert teacher.encoder.tally.prompts == 0  # it reads none
+    rows = rows_of(examples, student.tokens, chosen, 3, random.Random(0))
+    found = teacher.targets(examples, chosen, 3).tolist()
+    assert len(found) == len(rows.ids)
+    for number, members in enumerate(rows.documents):
+        query, documents = found[number], [found[row] for row in members[:3]]
+        weights = [math.exp(20 * sum(a * b for a, b in zip(query, each, strict=True))) for each in documents]
+        moved = [
+            component + 0.5 * sum(w * each[place] for w, each in zip(weights, documents, strict=True)) / sum(weights)
+            for place, component in enumerate(query)
+        ]
+        length = math.hypot(*moved)
+        assert found[rows.prompts[number]] == pytest.approx([each / length for each in moved], abs=1e-5)
+
+
+def test_who_is_its_own_teacher_learns_to_be_centred_alone(spec: ModelSpec, distilling: Recipe):
     alone = dataclasses.replace(distilling, teacher=str(spec.source))
     student = learner(spec, alone, "cpu")
     teacher = Teacher(E2RankEncoder.load(spec, device="cpu"))
@@ -164,6 +187,8 @@ def test_who_is_its_own_teacher_has_nothing_to_learn(spec: ModelSpec, distilling
     torch.testing.assert_close(teacher.turn, torch.eye(64), atol=1e-3, rtol=0)
     teacher.read(texts, alone, 3)
     vectors = torch.from_numpy(student.encode_documents(documents_of(texts[:2])))
+    fitted = torch.from_numpy(student.encode_documents(documents_of(texts)))
+    vectors = torch.nn.functional.normalize(vectors - fitted.mean(dim=0), dim=-1)
     assert float(distil(vectors, teacher.targets(texts[:2], alone, 3)[2:-2])) == pytest.approx(0, abs=1e-5)
 
 

@@ -47,6 +47,7 @@ class Recipe:
     ranknet_scale: float = 10.0
     teacher: str | None = None
     distil_weight: float = 0.0
+    distil_prompt: str = "prompt"
     listwise: str = "prompt"
     order: str = "given"
     window: int | None = None
@@ -71,6 +72,7 @@ class Recipe:
         one_of("recipe: stage", self.stage, STAGES)
         one_of("recipe: listwise", self.listwise, ("prompt", "query"))
         one_of("recipe: order", self.order, ("given", "shuffle", "reverse"))
+        one_of("recipe: distil_prompt", self.distil_prompt, ("prompt", "feedback"))
         one_of("recipe: dtype", self.dtype, ("bfloat16", "float32"))
         for name in ("batch", "epochs", "steps", "window", "chunk_tokens", "evaluate_every", "save_every", "layers"):
             self._at_least(name, 1)

@@ -3,6 +3,28 @@
 import random
 from collections.abc import Sequence
 
+from e2rank_pyserini.training.examples import Example
+from e2rank_pyserini.training.recipe import Recipe
+from e2rank_pyserini.types import E2RankError
+
+Batch = list[int]
+
+
+def batches_of(examples: Sequence[Example], recipe: Recipe) -> list[Batch]:
+    """All batches of the run, in order: `epochs` passes, or as many as `steps` need."""
+    sources = [example.source for example in examples]
+    batches: list[Batch] = []
+    epoch = 0
+    while epoch < recipe.epochs if recipe.steps is None else len(batches) < recipe.steps:
+        found = schedule(sources, recipe.batch, recipe.seed, epoch)
+        if not found:
+            raise E2RankError(
+                f"{len(examples)} examples: no source has the {recipe.batch} of one batch; lower the recipe's batch"
+            )
+        batches += found
+        epoch += 1
+    return batches[: recipe.steps]
+
 
 def schedule(sources: Sequence[str], batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Example numbers in batches of exactly `batch`, each of one source, shuffled within and between sources.

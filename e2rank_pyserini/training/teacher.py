@@ -20,7 +20,9 @@ from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
-FITTED = 512  # documents that the turn of the space is fitted on
+FITTED = 512  # documents that the centre and the turn of the space are fitted on
+FED_BACK = 0.5  # what the documents' mean counts beside the query, as in Rocchio's feedback
+SHARPNESS = 20.0  # of the weights in that mean, times the cosine with the query
 _BLOCK = 8192  # texts encoded between two moves of the bar
 
 
@@ -39,14 +41,19 @@ class Teacher:
 
     def __init__(self, encoder: E2RankEncoder, rank: int = 0, world: int = 1) -> None:
         self.encoder, self.rank, self.world = encoder, rank, world
+        self.centre = torch.zeros(encoder.dim)
         self.turn = torch.eye(encoder.dim)
         self.places: dict[Text, int] = {}
         self.vectors = torch.empty(0, encoder.dim)
 
     def fit(self, student: E2RankEncoder, examples: Sequence[Example]) -> None:
-        """Turn the teacher's space so that it lies as near as it can to where the student's vectors are already."""
+        """Centre the teacher's space, and turn it to lie as near as it can to where the student's vectors are already.
+
+        What all of a model's vectors share orders nothing, but would be most of what there is to learn.
+        """
         texts = documents_of(examples[:FITTED])[:FITTED]
-        self.turn = turned(*(torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student)))
+        theirs, ours = (torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student))
+        self.centre, self.turn = theirs.mean(dim=0), turned(theirs, ours)
 
     def read(self, examples: Sequence[Example], recipe: Recipe, window: int, kept: Path | None = None) -> None:
         """Encode all that `targets` will be asked for, every process its share.
@@ -92,7 +99,12 @@ class Teacher:
     def targets(self, examples: Sequence[Example], recipe: Recipe, window: int) -> torch.Tensor:
         """(n, D) of length 1: one for each row of `step.rows_of`, in its order. Prompts are read as given."""
         rows = [self.places[text] for text in _texts(examples, recipe, window)]
-        return torch.nn.functional.normalize(self.vectors[rows].float() @ self.turn, dim=-1)
+        found = torch.nn.functional.normalize((self.vectors[rows].float() - self.centre) @ self.turn, dim=-1)
+        if not (recipe.prompts and recipe.distil_prompt == "feedback"):
+            return found
+        number = {text: len(examples) + place for place, text in enumerate(documents_of(examples))}
+        read = [found[[number[text] for text in example.documents[:window]]] for example in examples]
+        return torch.cat([found, torch.stack([fed_back(*pair) for pair in zip(found, read, strict=False)])])
 
     def _encoded(self, texts: Sequence[Text]) -> Vectors:
         """Vectors of texts of one kind."""
@@ -109,13 +121,22 @@ def _texts(examples: Sequence[Example], recipe: Recipe, window: int) -> Iterable
     for example, told in zip(examples, tasks, strict=True):
         yield Query(told.retrieval, example.query)
     yield from documents_of(examples)
-    if recipe.prompts:
+    if recipe.prompts and recipe.distil_prompt == "prompt":
         for example, told in zip(examples, tasks, strict=True):
             yield prompt_of(example, told, window, "given", Random(0))
 
 
 def _kind(text: Text) -> str:
     return f"query {text.task}" if isinstance(text, Query) else type(text).__name__
+
+
+def fed_back(query: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """(D,): the query (D,) moved towards documents (n, D), the more to each the nearer it is; all of length 1.
+
+    Rocchio's feedback (1971) with a mean that softmax of the cosines weights instead of one over the first few.
+    """
+    weights = torch.softmax(SHARPNESS * documents @ query, dim=0)
+    return torch.nn.functional.normalize(query + FED_BACK * weights @ documents, dim=0)
 
 
 def turned(theirs: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:

@@ -10,15 +10,16 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from e2rank_pyserini import __version__
 from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.encoding import ahead
 from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
@@ -27,13 +28,12 @@ from e2rank_pyserini.training.log import Log, plot, read_log
 from e2rank_pyserini.training.network import change_of, learner
 from e2rank_pyserini.training.processes import group, own_device, wait
 from e2rank_pyserini.training.recipe import Recipe
-from e2rank_pyserini.training.sampling import schedule
+from e2rank_pyserini.training.sampling import batches_of
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
-Batch = list[int]
 _SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
 
 
@@ -60,6 +60,15 @@ def train(
     with group(own_device(device) or "") as (rank, world):
         run = Training(spec, recipe, examples, output, dev, own_device(device), rank, world)
         return run.go(stop_after)
+
+
+class Prepared(NamedTuple):
+    """What a step reads: its examples, their token rows, what the teacher says of these, what was read and cut."""
+
+    examples: list[Example]
+    rows: Rows
+    targets: torch.Tensor | None
+    encoded: dict[str, int]
 
 
 class Training:
@@ -140,8 +149,8 @@ class Training:
         ) as bar:
             if log and self.dev and self.step == 0:
                 log.add(0, self.look())
-            while self.step < last:
-                values = self.one()
+            for prepared in ahead(self._prepared(last)):
+                values = self.one(prepared)
                 self.seconds = time.monotonic() - started
                 if log:
                     log.add(self.step, values)
@@ -155,16 +164,21 @@ class Training:
                     self._save()
         return last
 
-    def one(self) -> dict[str, float]:
+    def _prepared(self, last: int) -> Iterator[Prepared]:
+        """What the steps up to `last` read."""
+        for step in range(self.step, last):
+            examples = [self.examples[number] for number in self.batches[step]]
+            tokens = self.encoder.tokens.apart()
+            chance = random.Random(f"{self.recipe.seed} {step}")
+            rows = rows_of(examples, tokens, self.recipe, self.window, chance)
+            targets = self.teacher.targets(examples, self.recipe, self.window) if self.teacher else None
+            yield Prepared(examples, rows, targets, tokens.tally.since(Tally()))
+
+    def one(self, prepared: Prepared) -> dict[str, float]:
         """One step: the losses, the rate, the norm of the gradient, and what was encoded and cut."""
         recipe, network = self.recipe, self.encoder.network
-        examples = [self.examples[number] for number in self.batches[self.step]]
-        chance = random.Random(f"{recipe.seed} {self.step}")
-        before = dataclasses.replace(self.encoder.tally)
-        rows = rows_of(examples, self.encoder.tokens, recipe, self.window, chance)
-        encoded = self.encoder.tally.since(before)
-
-        targets = self.teacher.targets(examples, recipe, self.window).to(self.encoder.device) if self.teacher else None
+        examples, rows, targets, encoded = prepared
+        targets = targets if targets is None else targets.to(self.encoder.device)
 
         def loss_of(vectors: torch.Tensor) -> Losses:
             return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair", targets=targets)
@@ -252,22 +266,6 @@ class Training:
         made.rename(self.output)
         shutil.rmtree(self.working)
         return record
-
-
-def batches_of(examples: Sequence[Example], recipe: Recipe) -> list[Batch]:
-    """All batches of the run, in order: `epochs` passes, or as many as `steps` need."""
-    sources = [example.source for example in examples]
-    batches: list[Batch] = []
-    epoch = 0
-    while epoch < recipe.epochs if recipe.steps is None else len(batches) < recipe.steps:
-        found = schedule(sources, recipe.batch, recipe.seed, epoch)
-        if not found:
-            raise E2RankError(
-                f"{len(examples)} examples: no source has the {recipe.batch} of one batch; lower the recipe's batch"
-            )
-        batches += found
-        epoch += 1
-    return batches[: recipe.steps]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:

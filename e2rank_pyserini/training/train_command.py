@@ -19,6 +19,7 @@ OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None:
     ("listwise", str, "prompt|query"),
     ("infonce_weight", float, "W"),
     ("ranknet_weight", float, "W"),
+    ("teacher", str, "NAME|DIR"),
 )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Training and dev lists of e2rank-minilm. DATA holds the BEIR-form folders named below; TEACHER is made by teacher.py.
+# Training and dev lists of e2rank-minilm. DATA holds the BEIR-form folders named below; TEACHER is made by ../gte-small.sh.
 # Of the topics a tenth (by their qid's hash) is dev. Nothing of DL19, DL20, SciFact test, Cranfield, semanlink or the
 # NIST topics of trec-rag24 is read.
 set -euo pipefail

