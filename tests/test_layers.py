@@ -10,7 +10,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types", "choices", "timing", "fingerprint", "delta", "losses", "training.processes", "training.sampling"},
+    {
+        "types",
+        "choices",
+        "timing",
+        "ahead",
+        "fingerprint",
+        "delta",
+        "losses",
+        "training.processes",
+        "training.sampling",
+    },
     {"storage"},
     {"prompts", "trec", "java", "training.log"},
     {"topics", "directories", "docids"},
