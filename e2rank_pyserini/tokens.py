@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from e2rank_pyserini import lines
 from e2rank_pyserini.prompts import TAIL, query_text, user_turn
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
@@ -73,6 +75,7 @@ class TextTokenizer:
         self.settings = settings
         self.eos_id = eos_id
         self.frame = ([], [eos_id]) if eos_id is not None else _own_frame(tokenizer)
+        self.in_pieces = tokenizer.is_fast and lines.are_apart(tokenizer.backend_tokenizer)
         self.tally = Tally()
 
     def apart(self) -> "TextTokenizer":
@@ -188,7 +191,12 @@ class TextTokenizer:
         return text
 
     def _prompt_ids(self, prompts: Sequence[ListwisePrompt]) -> list[Ids]:
-        return self._ids([self.prompt_text(prompt) for prompt in prompts], special=self.eos_id is None)
+        texts = [self.prompt_text(prompt) for prompt in prompts]
+        if self.eos_id is None or not self.in_pieces:
+            return self._ids(texts, special=self.eos_id is None)
+        each = [lines.pieces(text) for text in texts]
+        ids = iter(self._ids(itertools.chain(*each)))
+        return [list(itertools.chain(*itertools.islice(ids, len(some)))) for some in each]
 
     def _framed(self, texts: Sequence[str], length: int) -> tuple[list[Ids], int]:
         """Ids with their EOS (or the tokenizer's frame), and how many texts were cut."""

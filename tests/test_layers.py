@@ -15,6 +15,7 @@ LAYERS = [
         "choices",
         "timing",
         "ahead",
+        "lines",
         "fingerprint",
         "delta",
         "losses",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini.catalog import Lengths, model
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.lines import are_apart, pieces
 from e2rank_pyserini.tokens import TextTokenizer, common_budget
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import CHAT, EOS, LENGTHS, SPECIAL, WORDS, sentences
@@ -150,6 +151,12 @@ ODD = [
     "[SEP]",
     " ",
     "\n\n",
+    "\n[",
+    "[1] ",
+    ".\n",
+    " \n",
+    "\r",
+    "\u2028",
     "\t",
     "é",
     "e\u0301",
@@ -200,6 +207,27 @@ def test_ids_equal_the_slow_reference_of_any_text(kind: str, variant: str, data:
             tokens.fit(prompts)
     else:
         assert tokens.fit(prompts) == fitted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("\n\n\n[[ .w1'é\r\t\u0301\u2028", max_size=24))
+def test_where_qwens_tokenizer_is_given_pieces_they_have_the_ids_of_the_whole(text: str):
+    backend = _tokenizer("qwen").backend_tokenizer
+    assert "".join(pieces(text)) == text
+    assert [one for piece in pieces(text) for one in backend.encode(piece).ids] == backend.encode(text).ids
+
+
+def test_only_what_splits_as_qwen_does_reads_a_prompt_in_pieces(encoder: E2RankEncoder):
+    """GPT-2's expression splits white space by what follows it: `wing \\n` alone is not what it is before `[`."""
+    from tokenizers import AddedToken, Tokenizer
+
+    apart = [are_apart(_tokenizer(kind).backend_tokenizer) for kind in ("qwen", "cutting", "llama", "bert")]
+    assert apart == [True, True, False, False]
+    assert not are_apart(encoder.tokens.tokenizer.backend_tokenizer)
+    for wrong in (AddedToken("<|x|>", lstrip=True), AddedToken("<|x|>", rstrip=True), AddedToken("a\n[b")):
+        other = Tokenizer.from_str(_tokenizer("qwen").backend_tokenizer.to_str())
+        other.add_tokens([wrong])
+        assert not are_apart(other)
 
 
 def test_a_text_of_as_many_characters_as_its_length_can_have_a_token_more():
