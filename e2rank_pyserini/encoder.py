@@ -136,7 +136,7 @@ class E2RankEncoder:
         cut: list[slice],
         pooled: Callable[[Ids], int] = len,
     ) -> Vectors:
-        """(n, dim): the first part is tokenised here, the others in a thread, of which a single part has no need."""
+        """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
 
         def read(part: slice) -> Rows:
             rows = tokenise(texts[part])
