@@ -12,11 +12,10 @@ import numpy as np
 from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import below, order
-from e2rank_pyserini.tokens import Tally
+from e2rank_pyserini.tokens import Tally, tokens_of
 from e2rank_pyserini.types import Document, E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
 
 Key = TypeVar("Key")
-_CHARACTERS = 4  # of a token, about
 
 
 class Listwise(NamedTuple):
@@ -195,12 +194,12 @@ class Answering:
 
 def tokens_about(question: Question, lengths: Lengths) -> int:
     """How many tokens will be encoded for a question, estimated from its characters."""
-    asked = min(len(question.query) // _CHARACTERS + 1, lengths.query)
+    asked = tokens_of(question.query, lengths.query)
     if isinstance(question, Search):
         if question.listwise is None:
             return asked
         return asked + min(question.listwise.window * lengths.document, lengths.prompt)
-    given = [min(len(one.text) // _CHARACTERS + 1, lengths.document) for one in question.candidates]
+    given = [tokens_of(one.text, lengths.document) for one in question.candidates]
     return sum(given) + min(asked + sum(given[: question.listwise.window]), lengths.prompt)
 
 

@@ -1,18 +1,22 @@
 """E2RankEncoder: texts in, unit vectors out, in batches of a token budget."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
+from e2rank_pyserini.ahead import ahead, parts
 from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
-from e2rank_pyserini.forward import Forward
+from e2rank_pyserini.forward import Forward, Rows
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.tokens import Tally, TextTokenizer
+from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer, tokens_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
+
+T = TypeVar("T")
 
 
 def anchored(prompts: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -95,27 +99,52 @@ class E2RankEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """n texts -> (n, dim)."""
-        with timed("tokenise"):
-            rows = self.tokens.documents(texts)
-        return self.forward.whole(rows)
+        return self._encoded(self.tokens.documents, texts, self.document_parts(texts))
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
-        with timed("tokenise"):
-            rows = self.tokens.queries(texts, RETRIEVAL_TASK if task is None else task)
-        return self.forward.whole(rows)
+        asked = RETRIEVAL_TASK if task is None else task
+        sizes = [tokens_of(text, self.spec.lengths.query) for text in texts]
+        return self._encoded(lambda some: self.tokens.queries(some, asked), texts, self._parts(sizes))
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
-        with timed("tokenise"):
-            rows = self.tokens.prompts(prompts)
-        vectors = self.forward(rows, [self.tokens.pooled(row) for row in rows])
+        lengths = self.spec.lengths
+        sizes = [sum(tokens_of(text, lengths.document) for text in prompt.documents) for prompt in prompts]
+        vectors = self._encoded(self.tokens.prompts, prompts, self._parts(sizes), self.tokens.pooled)
         if self.spec.prompt != "pair":
             return vectors
         between = self.tokens.tokenizer.sep_token
         queries = self.encode_queries([prompt.query.replace(between, " ") for prompt in prompts])
         summed: Vectors = anchored(torch.from_numpy(vectors), torch.from_numpy(queries)).numpy()
         return summed
+
+    def document_parts(self, texts: Sequence[str]) -> list[slice]:
+        """The texts in parts, each to be tokenised while the network is at the one before.
+
+        One part where the network reads padded rows: those of like length are together in a batch.
+        """
+        return self._parts([tokens_of(text, self.spec.lengths.document) for text in texts])
+
+    def _parts(self, sizes: Sequence[int]) -> list[slice]:
+        return parts(sizes) if self.forward.packing else [slice(0, len(sizes))]
+
+    def _encoded(
+        self,
+        tokenise: Callable[[Sequence[T]], list[Ids]],
+        texts: Sequence[T],
+        cut: list[slice],
+        pooled: Callable[[Ids], int] = len,
+    ) -> Vectors:
+        """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
+
+        def read(part: slice) -> Rows:
+            rows = tokenise(texts[part])
+            return Rows(rows, [pooled(row) for row in rows])
+
+        rows = (read(part) for part in cut)
+        with contextlib.closing(ahead(rows) if len(cut) > 1 else rows) as coming:
+            return self.forward.stream(coming, len(texts))
 
     def _check_fit(self, tokenizer: Any) -> None:
         positions = getattr(self.network.config, "max_position_embeddings", None)

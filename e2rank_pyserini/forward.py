@@ -1,10 +1,12 @@
 """Rows of token ids -> vectors: batches of a token budget through the network, and how a row's vector is pooled."""
 
 import functools
+import itertools
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +18,16 @@ from e2rank_pyserini.types import E2RankError, Vectors
 
 Progress = Callable[[int, int], None]  # told (texts, tokens) after each batch
 Remember = Callable[[Sequence[Ids], Sequence[int], Callable[[], Vectors]], Vectors]  # remembering.Memory
+Land = Callable[[], None]  # waits for a batch and fills in its vectors
 _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_GPU = 65536
+
+
+class Rows(NamedTuple):
+    """Rows of ids, and how many leading tokens of each are pooled (negative: at its end)."""
+
+    ids: Sequence[Ids]
+    pooled: Sequence[int]
 
 
 def embed(
@@ -82,51 +92,67 @@ class Forward:
         Batches hold rows of like length. Where the device's memory is too small for one, it goes on with half of
         `batch_tokens`, which is said on stderr; E2RankError for a row that does not fit by itself.
         """
-        vectors: Vectors = np.empty((len(rows), int(self.network.config.hidden_size)), dtype=np.float32)
-        left = set(range(len(rows)))
-        with self._lock:
-            while left:
-                try:
-                    self._encode(rows, pooled, left, vectors)
-                except torch.OutOfMemoryError:
-                    pass
-                else:
-                    break
-                self._halve(max(len(rows[number]) for number in left))
-        return vectors
+        return self.stream(iter([Rows(rows, pooled)]), len(rows))
 
     def whole(self, rows: Sequence[Ids]) -> Vectors:
         """Rows of ids, all tokens of which are pooled -> (n, dim)."""
         return self(rows, [len(row) for row in rows])
 
-    def _encode(self, rows: Sequence[Ids], pooled: Sequence[int], left: set[int], vectors: Vectors) -> None:
-        """Fill in the vectors of the rows `left`, which shrinks by what is done.
+    def stream(self, parts: Iterator[Rows], count: int) -> Vectors:
+        """The same for `count` rows that come in parts; a batch is of one part. The wait for a part is `tokenise`."""
+        vectors: Vectors = np.empty((count, int(self.network.config.hidden_size)), dtype=np.float32)
+        done, land = 0, _nothing
+        with self._lock:
+            while True:
+                with timed("tokenise"):
+                    part = next(parts, None)
+                if part is None:
+                    break
+                land = self._encode(part, vectors[done : done + len(part.ids)], land)
+                done += len(part.ids)
+            land()
+        return vectors
 
-        A batch is started before the one before it is waited for, so that a GPU is never idle meanwhile.
+    def _encode(self, part: Rows, vectors: Vectors, land: Land) -> Land:
+        """Start the batches of a part; gives what waits for the last of them and fills in its vectors.
+
+        A batch is started before the one before it is waited for (`land`: the last of the part before), so that a GPU
+        is never idle meanwhile.
         """
-        numbers = sorted(left)
-        groups = batches([len(rows[number]) for number in numbers], self.batch_tokens, padding=not self.packing)
+        groups = deque(self._batches(part.ids, range(len(part.ids))))
+        while groups:
+            batch = groups[0]
+            rows = [part.ids[number] for number in batch]
+            try:
+                wait = self._begun(rows, [part.pooled[number] for number in batch])
+            except torch.OutOfMemoryError:
+                wait = None
+            land()
+            if wait is not None:
+                land = functools.partial(self._land, vectors, batch, wait, sum(map(len, rows)))
+                groups.popleft()
+                continue
+            land = _nothing
+            self._halve(len(rows[0]))
+            groups = deque(self._batches(part.ids, itertools.chain(*groups)))
+        return land
 
-        def land(batch: list[int], wait: Callable[[], Vectors]) -> None:
-            vectors[batch] = wait()
-            left.difference_update(batch)
-            if self.progress is not None:
-                self.progress(len(batch), sum(len(rows[number]) for number in batch))
+    def _batches(self, rows: Sequence[Ids], numbers: Iterable[int]) -> list[list[int]]:
+        """The numbers of rows in batches, the longest first."""
+        ordered = sorted(numbers)
+        groups = batches([len(rows[number]) for number in ordered], self.batch_tokens, padding=not self.packing)
+        return [[ordered[place] for place in group] for group in groups]
 
-        before: tuple[list[int], Callable[[], Vectors]] | None = None
-        for group in groups:
-            batch = [numbers[place] for place in group]
-            started = self._begun([rows[number] for number in batch], [pooled[number] for number in batch])
-            if before is not None:
-                land(*before)
-            before = batch, started
-        if before is not None:
-            land(*before)
+    def _land(self, vectors: Vectors, batch: list[int], wait: Callable[[], Vectors], tokens: int) -> None:
+        vectors[batch] = wait()
+        if self.progress is not None:
+            self.progress(len(batch), tokens)
 
     def _begun(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Callable[[], Vectors]:
         if self.memory is None:
             return self._start(rows, pooled)
-        return functools.partial(self.memory, rows, pooled, lambda: self._start(rows, pooled)())
+        vectors = self.memory(rows, pooled, lambda: self._start(rows, pooled)())
+        return lambda: vectors
 
     def _start(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Callable[[], Vectors]:
         """One forward pass over rows of ids, begun -> what waits for its vectors, (n, dim)."""
@@ -188,6 +214,10 @@ class Forward:
             f"with {self.batch_tokens}",
             file=sys.stderr,
         )
+
+
+def _nothing() -> None:
+    """What `Land` is where no batch was started."""
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, *, padding: bool = True) -> list[list[int]]:

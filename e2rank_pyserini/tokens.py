@@ -2,13 +2,17 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from e2rank_pyserini import lines
 from e2rank_pyserini.prompts import TAIL, query_text, user_turn
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
 Ids = list[int]
+Counted = dict[str, Any]  # text -> its tokens alone, as the tokenizers library has them: how many, where each ends
+_TOGETHER = 32  # prompts: the tokenizers library's threads share them, but it keeps some 200 bytes a token
 
 
 class Settings(Protocol):
@@ -71,6 +75,7 @@ class TextTokenizer:
         self.settings = settings
         self.eos_id = eos_id
         self.frame = ([], [eos_id]) if eos_id is not None else _own_frame(tokenizer)
+        self.in_pieces = tokenizer.is_fast and lines.are_apart(tokenizer.backend_tokenizer)
         self.tally = Tally()
 
     def apart(self) -> "TextTokenizer":
@@ -98,20 +103,21 @@ class TextTokenizer:
     def prompts(self, prompts: Sequence[ListwisePrompt]) -> list[Ids]:
         """Listwise prompts, each at most `lengths.prompt` tokens; see `fit` for what is cut."""
         rows = []
-        for prompt in prompts:
-            fitted, ids = self.fit(prompt)
-            self.tally.prompts += 1
-            self.tally.prompts_query_truncated += fitted.query != prompt.query
-            self.tally.prompt_documents += len(prompt.documents)
-            self.tally.prompt_documents_truncated += sum(
-                left != right for left, right in zip(fitted.documents, prompt.documents, strict=True)
-            )
-            self.tally.tokens += len(ids)
-            rows.append(ids)
+        for start in range(0, len(prompts), _TOGETHER):
+            some = prompts[start : start + _TOGETHER]
+            for prompt, (fitted, ids) in zip(some, self.fit(some), strict=True):
+                self.tally.prompts += 1
+                self.tally.prompts_query_truncated += fitted.query != prompt.query
+                self.tally.prompt_documents += len(prompt.documents)
+                self.tally.prompt_documents_truncated += sum(
+                    left != right for left, right in zip(fitted.documents, prompt.documents, strict=True)
+                )
+                self.tally.tokens += len(ids)
+                rows.append(ids)
         return rows
 
-    def fit(self, prompt: ListwisePrompt) -> tuple[ListwisePrompt, Ids]:
-        """The prompt cut to `lengths.prompt` tokens, and its ids. The query and the tail always survive.
+    def fit(self, prompts: Sequence[ListwisePrompt]) -> list[tuple[ListwisePrompt, Ids]]:
+        """Each prompt cut to `lengths.prompt` tokens, and its ids. The query and the tail always survive.
 
         The query gets at most `lengths.query` tokens, a document at most `lengths.document`. Where that is too long,
         the query gets at most half of what the bare prompt leaves free, and the documents share the rest: each gets
@@ -121,33 +127,34 @@ class TextTokenizer:
         documents fit.
         """
         lengths = self.settings.lengths
-        query_ends, *document_ends = self._token_ends([prompt.query, *prompt.documents])
-        whole = prompt._replace(
-            query=_cut(prompt.query, query_ends, lengths.query),
-            documents=tuple(
-                _cut(text, ends, lengths.document) for text, ends in zip(prompt.documents, document_ends, strict=True)
-            ),
-        )
-        ids = self._prompt_ids(whole)
-        if len(ids) <= lengths.prompt:
-            return whole, ids
-        bare = prompt._replace(query="", documents=("",) * len(prompt.documents))
-        space = max(0, lengths.prompt - len(self._prompt_ids(bare)))
-        query = _cut(prompt.query, query_ends, min(lengths.query, space // 2))
-        room = lengths.prompt - len(self._prompt_ids(bare._replace(query=query)))
-        budget = common_budget([len(ends) for ends in document_ends], room, lengths.document)
+        long = [prompt.query for prompt in prompts if not _is_short(prompt.query, lengths.query)]
+        long += [text for prompt in prompts for text in prompt.documents if not _is_short(text, lengths.document)]
+        counted = self._counted(long)
+        whole = [_cut(prompt, counted, lengths.query, lengths.document) for prompt in prompts]
+        return [
+            (fitted, ids) if len(ids) <= lengths.prompt else self._shortened(prompt, counted)
+            for prompt, fitted, ids in zip(prompts, whole, self._prompt_ids(whole), strict=True)
+        ]
+
+    def _shortened(self, prompt: ListwisePrompt, counted: Counted) -> tuple[ListwisePrompt, Ids]:
+        """A prompt that is too long although no part of it is, cut, and its ids."""
+        lengths = self.settings.lengths
+        counted = counted | self._counted({prompt.query, *prompt.documents} - counted.keys())
+        empty = prompt._replace(documents=("",) * len(prompt.documents))
+        (bare,) = self._prompt_ids([empty._replace(query="")])
+        most = min(lengths.query, max(0, lengths.prompt - len(bare)) // 2)
+        (bare,) = self._prompt_ids([_cut(empty, counted, most, 0)])
+        sizes = [len(counted[text]) for text in prompt.documents]
+        budget = common_budget(sizes, lengths.prompt - len(bare), lengths.document)
         while True:
-            documents = tuple(
-                _cut(text, ends, budget) for text, ends in zip(prompt.documents, document_ends, strict=True)
-            )
-            fitted = prompt._replace(query=query, documents=documents)
-            ids = self._prompt_ids(fitted)
+            fitted = _cut(prompt, counted, most, budget)
+            (ids,) = self._prompt_ids([fitted])
             if len(ids) <= lengths.prompt:
                 return fitted, ids
             if budget == 0:
                 raise E2RankError(
-                    f"listwise prompt: the instruction and {len(documents)} empty documents already take {len(ids)} "
-                    f"tokens of {lengths.prompt}; lower the window or raise the prompt length"
+                    f"listwise prompt: the instruction and {len(prompt.documents)} empty documents already take "
+                    f"{len(ids)} tokens of {lengths.prompt}; lower the window or raise the prompt length"
                 )
             budget -= 1  # a cut text can join its neighbours in one token more than it had alone
 
@@ -161,11 +168,11 @@ class TextTokenizer:
             return ids.index(self.tokenizer.sep_token_id) + 1
         if self.settings.prompt != "tail":
             return len(ids)
-        mark: Ids = self.tokenizer(TAIL.strip(), add_special_tokens=False)["input_ids"]
-        starts = [place for place in range(len(ids)) if ids[place : place + len(mark)] == mark]
-        if not starts:
-            raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {TAIL.strip()!r}")
-        return starts[-1] - len(ids)
+        (mark,) = self._ids([TAIL.strip()])
+        for place in reversed(range(len(ids))):
+            if ids[place : place + len(mark)] == mark:
+                return place - len(ids)
+        raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {TAIL.strip()!r}")
 
     def prompt_text(self, prompt: ListwisePrompt) -> str:
         """The text that reaches the tokenizer: the user turn through the model's chat template, thinking off."""
@@ -183,10 +190,13 @@ class TextTokenizer:
         )
         return text
 
-    def _prompt_ids(self, prompt: ListwisePrompt) -> Ids:
-        text = self.prompt_text(prompt)
-        ids: Ids = self.tokenizer(text, add_special_tokens=self.eos_id is None, verbose=False)["input_ids"]
-        return ids
+    def _prompt_ids(self, prompts: Sequence[ListwisePrompt]) -> list[Ids]:
+        texts = [self.prompt_text(prompt) for prompt in prompts]
+        if self.eos_id is None or not self.in_pieces:
+            return self._ids(texts, special=self.eos_id is None)
+        each = [lines.pieces(text) for text in texts]
+        ids = iter(self._ids(itertools.chain(*each)))
+        return [list(itertools.chain(*itertools.islice(ids, len(some)))) for some in each]
 
     def _framed(self, texts: Sequence[str], length: int) -> tuple[list[Ids], int]:
         """Ids with their EOS (or the tokenizer's frame), and how many texts were cut."""
@@ -194,15 +204,37 @@ class TextTokenizer:
             return [], 0
         before, after = self.frame
         most = length - len(before) - len(after)
-        bare = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        bare = self._ids(texts)
         rows = [[*before, *ids[:most], *after] for ids in bare]
         self.tally.tokens += sum(map(len, rows))
         return rows, sum(len(ids) > most for ids in bare)
 
-    def _token_ends(self, texts: Sequence[str]) -> list[list[int]]:
-        """For each text the character offset at which each of its tokens ends."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]
+    def _ids(self, texts: Iterable[str], *, special: bool = False) -> list[Ids]:
+        """The ids of each text, with the tokenizer's own special tokens where `special`."""
+        return [one.ids for one in self._backend().encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    def _counted(self, texts: Iterable[str]) -> Counted:
+        each = list(dict.fromkeys(texts))
+        return dict(zip(each, self._backend().encode_batch(each, add_special_tokens=False), strict=True))
+
+    def _backend(self) -> Any:
+        """What Transformers calls to tokenise, set as it sets it: all of a text, nothing padded.
+
+        Called directly it gives ids alone: Transformers makes lists of masks and offsets as well.
+        """
+        backend = self.tokenizer.backend_tokenizer
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.encode_special_tokens != self.tokenizer.split_special_tokens:
+            backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        return backend
+
+
+def tokens_of(text: str, most: int) -> int:
+    """About how many tokens a text has that is cut to `most`, by its characters."""
+    return min(len(text) // 4 + 1, most)
 
 
 def common_budget(sizes: Sequence[int], room: int, most: int) -> int:
@@ -229,7 +261,22 @@ def _own_frame(tokenizer: Any) -> tuple[Ids, Ids]:
     return ids[:first], ids[last:]
 
 
-def _cut(text: str, ends: Sequence[int], budget: int) -> str:
-    if len(ends) <= budget:
-        return text
-    return text[: ends[budget - 1]] if budget > 0 else ""
+def _is_short(text: str, length: int) -> bool:
+    """Whether a text has at most `length` tokens whatever the tokenizer.
+
+    A token is a character at least, and one may stand before the text; what is not ASCII can have more tokens.
+    """
+    return text.isascii() and len(text) < length
+
+
+def _cut(prompt: ListwisePrompt, counted: Counted, query: int, document: int) -> ListwisePrompt:
+    """The prompt with at most so many tokens of its query and of each document; what is not `counted` is not cut."""
+
+    def cut_to(text: str, budget: int) -> str:
+        encoding = counted.get(text)
+        if encoding is None or len(encoding) <= budget:
+            return text
+        return text[: encoding.token_to_chars(budget - 1)[1]] if budget > 0 else ""
+
+    documents = tuple(cut_to(text, document) for text in prompt.documents)
+    return prompt._replace(query=cut_to(prompt.query, query), documents=documents)

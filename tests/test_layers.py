@@ -10,7 +10,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "e2rank_pyserini"
 LAYERS = [
-    {"types", "choices", "timing", "fingerprint", "delta", "losses", "training.processes"},
+    {
+        "types",
+        "choices",
+        "timing",
+        "ahead",
+        "lines",
+        "fingerprint",
+        "delta",
+        "losses",
+        "training.processes",
+    },
     {"storage"},
     {"prompts", "trec", "java", "training.log"},
     {"topics", "directories", "docids"},

@@ -147,9 +147,10 @@ def load(tiny_model: Path) -> Callable[..., Any]:
         encoder.read = []
 
         class Recording(Forward):
-            def __call__(self, rows: Any, pooled: Any) -> Any:
-                encoder.read += [encoder.tokens.tokenizer.decode(row) for row in rows]
-                return super().__call__(rows, pooled)
+            def stream(self, parts: Any, count: int) -> Any:
+                parts = list(parts)
+                encoder.read += [encoder.tokens.tokenizer.decode(row) for part in parts for row in part.ids]
+                return super().stream(iter(parts), count)
 
         encoder.forward = Recording(encoder.spec.name, encoder.network, encoder.spec.pooling, None)
         return encoder

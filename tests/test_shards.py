@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from e2rank_pyserini import workers
+from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import Advance, Engine, ahead, here
+from e2rank_pyserini.encoding import Advance, Engine, here
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.sharded import ShardedIndex, open_index

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from e2rank_pyserini import __version__
+from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import ahead
 from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look

@@ -1,0 +1,188 @@
+"""What is tokenised while the network is at the part before: that it is, and that nothing else changes."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2rank_pyserini.ahead import parts
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.encoding import encode, encode_shard, here
+from e2rank_pyserini.remembering import Memory
+from e2rank_pyserini.shards import Shards, Task
+from e2rank_pyserini.timing import recording, so_far
+from e2rank_pyserini.tokens import TextTokenizer
+from e2rank_pyserini.types import Document, E2RankError, ListwisePrompt
+from tests.conftest import sentences
+from tests.reference import plain
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TEXTS = sentences(400, seed=8)  # some 14,000 tokens: three parts
+
+
+@pytest.fixture
+def encoder(tiny_model: Path) -> E2RankEncoder:
+    return E2RankEncoder.load(str(tiny_model), device="cpu", batch_tokens=1500)
+
+
+class Telling(TextTokenizer):
+    """Does `then` after each of its calls, told how many there were."""
+
+    def __init__(self, like: TextTokenizer, then: Callable[[int], object]) -> None:
+        super().__init__(like.tokenizer, like.settings, like.eos_id)
+        self.then, self.calls = then, 0
+
+    def documents(self, texts: Any) -> Any:
+        found = super().documents(texts)
+        self.calls += 1
+        self.then(self.calls)
+        return found
+
+
+def ahead_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+@given(st.lists(st.integers(0, 9000), max_size=300))
+def test_parts_are_all_texts_in_order_and_each_no_larger_than_twice_what_was_before(sizes: list[int]):
+    found = parts(sizes)
+    assert [number for part in found for number in range(len(sizes))[part]] == list(range(len(sizes)))
+    held = [sum(sizes[part]) for part in found]
+    assert all(total >= 4096 for total in held[:-1])
+    assert all(sum(sizes[part][:-1]) < min(4096 * 2**place, 131072) for place, part in enumerate(found))
+
+
+def test_while_the_network_is_at_a_part_the_next_is_tokenised(encoder: E2RankEncoder):
+    """The network's first pass waits for the second part: it would wait forever were that tokenised afterwards."""
+    second = threading.Event()
+    encoder.tokens = Telling(encoder.tokens, lambda calls: calls == 2 and second.set())
+    passes: list[bool] = []
+    encoder.network.embed_tokens.register_forward_pre_hook(lambda *_: passes.append(second.wait(30)))
+    told: list[tuple[int, int]] = []
+    encoder.forward.progress = lambda texts, tokens: told.append((texts, tokens))
+    vectors = encoder.encode_documents(TEXTS)
+    assert len(passes) > 3
+    assert all(passes)
+    assert encoder.tokens.calls == 3
+    assert (sum(n for n, _ in told), sum(n for _, n in told)) == (len(TEXTS), encoder.tally.tokens)
+    some = range(0, len(TEXTS), 7)
+    expected = [plain.document_vector(encoder.network, encoder.tokens.tokenizer, TEXTS[n], max_length=48) for n in some]
+    np.testing.assert_allclose(vectors[list(some)], expected, atol=1e-5)
+
+
+def test_the_counts_and_vectors_of_every_kind_are_those_of_small_calls(tiny_model: Path, encoder: E2RankEncoder):
+    other = E2RankEncoder.load(str(tiny_model), device="cpu")
+    prompts = [ListwisePrompt(text, tuple(TEXTS[n : n + 8]), "Rank") for n, text in enumerate(TEXTS[:30])]
+    for name, texts in (("documents", [*TEXTS, ""]), ("queries", TEXTS[:300]), ("prompts", prompts)):
+        found = getattr(encoder, f"encode_{name}")(texts)
+        each = [getattr(other, f"encode_{name}")(texts[n : n + 10]) for n in range(0, len(texts), 10)]
+        np.testing.assert_allclose(found, np.concatenate(each), atol=1e-5)
+        assert encoder.tally == other.tally
+
+
+def test_a_call_of_one_part_starts_no_thread(encoder: E2RankEncoder):
+    seen: list[list[str]] = []
+    encoder.network.embed_tokens.register_forward_pre_hook(lambda *_: seen.append(ahead_threads()))
+    encoder.encode_documents(TEXTS[:50])
+    assert seen
+    assert not any(seen)
+    encoder.forward.packing = False  # padded rows of like length are together in a batch: one part
+    encoder.encode_documents(TEXTS)
+    assert not any(seen)
+    encoder.forward.packing = True
+    encoder.encode_documents(TEXTS)
+    assert any(seen)
+    assert not ahead_threads()
+
+
+def test_an_error_of_the_thread_is_raised_as_itself(tiny_model: Path, encoder: E2RankEncoder):
+    lengths = dataclasses.replace(encoder.spec.lengths, prompt=300)
+    short = E2RankEncoder(
+        dataclasses.replace(encoder.spec, lengths=lengths), encoder.network, encoder.tokens.tokenizer, ""
+    )
+    prompts = [ListwisePrompt("wing", tuple(TEXTS[:20]), "Rank")] * 20
+    with pytest.raises(E2RankError, match=r"listwise prompt: the instruction and 200 empty documents already take \d+"):
+        short.encode_prompts([*prompts, ListwisePrompt("wing", tuple(TEXTS[:200]), "Rank")])
+    assert not ahead_threads()
+    assert len(short.encode_prompts(prompts)) == 20
+
+
+def test_an_interrupted_network_leaves_no_thread_and_what_is_remembered_is_not_encoded_again(
+    encoder: E2RankEncoder, tmp_path: Path
+):
+    expected = encoder.encode_documents(TEXTS)
+    passes: list[int] = []
+    encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
+
+    def interrupt(module: Any, given: Any) -> None:
+        passes.append(len(given[0]))
+        if len(passes) == 6:
+            raise KeyboardInterrupt
+
+    hook = encoder.network.embed_tokens.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_documents(TEXTS)
+    assert not ahead_threads()
+    memory.leave()
+    hook.remove()
+    encoder.network.embed_tokens.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
+    np.testing.assert_array_equal(encoder.encode_documents(TEXTS), expected)
+    memory.finish()
+    encoder.forward.memory = None
+    resumed = passes[5:]
+    passes.clear()
+    encoder.encode_documents(TEXTS)
+    assert resumed == [passes[5], *passes[5:]]  # the one that was interrupted, and what came after
+
+
+def test_seconds_hidden_behind_the_network_are_not_counted_twice(encoder: E2RankEncoder):
+    begun, second = threading.Event(), threading.Event()
+
+    def slow(calls: int) -> None:
+        if calls == 2:
+            begun.wait(30)
+            time.sleep(0.3)
+            second.set()
+
+    def wait(*_: Any) -> None:
+        begun.set()
+        second.wait(30)
+
+    encoder.tokens = Telling(encoder.tokens, slow)
+    encoder.network.embed_tokens.register_forward_pre_hook(wait)
+    with recording():
+        encoder.encode_documents(TEXTS)
+        seconds = so_far()
+    assert seconds["encode"] >= 0.3  # the network waited for the thread, whose time is hidden in this
+    assert 0 < seconds["tokenise"] + seconds["encode"] <= seconds["total"]
+
+
+def test_a_shard_is_the_same_in_parts_and_ahead_of_one_another(
+    tiny_model: Path, encoder: E2RankEncoder, tmp_path: Path
+):
+    settings = {"dim": encoder.dim, "dtype": "float32", "shard_documents": 250, "document_template": "{title} {text}"}
+    corpus = [Document(str(number), "", text) for number, text in enumerate(TEXTS)]
+    shards = Shards(str(tmp_path / "here"), settings)
+    found = encode(corpus, shards, here(encoder))
+    assert [shard.documents for shard in found] == [250, 150]
+    alone = E2RankEncoder.load(str(tiny_model), device="cpu", batch_tokens=1500)
+    for number, texts in enumerate((TEXTS[:250], TEXTS[250:])):
+        start = number * 250
+        task = Task(number, tuple(str(start + n) for n in range(len(texts))), tuple(texts))
+        assert encode_shard(alone, task, Shards(str(tmp_path / "alone"), settings)) == found[number]
+    assert alone.tally == encoder.tally
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("here", "alone")
+    ]
+    assert len(files[0]) >= 2
+    assert files[0] == files[1]
+    assert not ahead_threads()
