@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-_QWEN = (  # how the tokenizers of Qwen2, 2.5 and 3 split a text before BPE
+QWEN = (  # how the tokenizers of Qwen2, 2.5 and 3 split a text before BPE
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _BEFORE = re.compile(r"(?<=\n)(?=\[)")
@@ -23,7 +23,7 @@ def are_apart(backend: Any) -> bool:
     found by its own text alone joins the two.
     """
     made_of = [_state(part) for part in (backend.normalizer, backend.pre_tokenizer)]
-    split = {"type": "Split", "pattern": {"Regex": _QWEN}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": QWEN}, "behavior": "Isolated", "invert": False}
     bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     steps = made_of[1].get("pretokenizers", [])
     return (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.lines import QWEN
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -54,11 +55,14 @@ def qwen3(place: Path, texts: Iterable[str], *, layers: int, width: int = 1024) 
 
 
 def _tokenizer(texts: Iterable[str]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(Regex(QWEN), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
