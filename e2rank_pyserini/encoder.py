@@ -99,19 +99,20 @@ class E2RankEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """n texts -> (n, dim)."""
-        return self._encoded(self.tokens.documents, texts, self.document_parts(texts))
+        return self._encoded(self.tokens.documents, texts)
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
         asked = RETRIEVAL_TASK if task is None else task
-        sizes = [tokens_of(text, self.spec.lengths.query) for text in texts]
-        return self._encoded(lambda some: self.tokens.queries(some, asked), texts, self._parts(sizes))
+        return self._encoded(lambda some: self.tokens.queries(some, asked), texts)
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
-        lengths = self.spec.lengths
-        sizes = [sum(tokens_of(text, lengths.document) for text in prompt.documents) for prompt in prompts]
-        vectors = self._encoded(self.tokens.prompts, prompts, self._parts(sizes), self.tokens.pooled)
+        cut = None
+        if self.forward.packing:  # else those of like length are to be together in a batch
+            most = self.spec.lengths.document
+            cut = parts(sum(tokens_of(text, most) for text in prompt.documents) for prompt in prompts)
+        vectors = self._encoded(self.tokens.prompts, prompts, cut, self.tokens.pooled)
         if self.spec.prompt != "pair":
             return vectors
         between = self.tokens.tokenizer.sep_token
@@ -119,21 +120,11 @@ class E2RankEncoder:
         summed: Vectors = anchored(torch.from_numpy(vectors), torch.from_numpy(queries)).numpy()
         return summed
 
-    def document_parts(self, texts: Sequence[str]) -> list[slice]:
-        """The texts in parts, each to be tokenised while the network is at the one before.
-
-        One part where the network reads padded rows: those of like length are together in a batch.
-        """
-        return self._parts([tokens_of(text, self.spec.lengths.document) for text in texts])
-
-    def _parts(self, sizes: Sequence[int]) -> list[slice]:
-        return parts(sizes) if self.forward.packing else [slice(0, len(sizes))]
-
     def _encoded(
         self,
         tokenise: Callable[[Sequence[T]], list[Ids]],
         texts: Sequence[T],
-        cut: list[slice],
+        cut: list[slice] | None = None,
         pooled: Callable[[Ids], int] = len,
     ) -> Vectors:
         """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
@@ -142,8 +133,8 @@ class E2RankEncoder:
             rows = tokenise(texts[part])
             return Rows(rows, [pooled(row) for row in rows])
 
-        rows = (read(part) for part in cut)
-        with contextlib.closing(ahead(rows) if len(cut) > 1 else rows) as coming:
+        rows = (read(part) for part in cut or [slice(0, len(texts))])
+        with contextlib.closing(ahead(rows) if cut and len(cut) > 1 else rows) as coming:
             return self.forward.stream(coming, len(texts))
 
     def _check_fit(self, tokenizer: Any) -> None:

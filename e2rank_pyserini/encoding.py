@@ -4,14 +4,12 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.forward import Rows
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.tokens import Ids, Tally
@@ -59,74 +57,53 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
 
 
 class Read(NamedTuple):
-    """Texts of a task, tokenised: their ids, what was counted, and whether they are its last."""
+    """A task whose texts are tokenised: their ids, and what was counted."""
 
     task: Task
     rows: list[Ids]
     counts: dict[str, int]
-    is_last: bool
 
 
-def read(encoder: E2RankEncoder, task: Task) -> Iterator[Read]:
-    """Tokenise a task's texts, part by part."""
-    parts = encoder.document_parts(task.texts)
-    for part in parts:
-        tokens = encoder.tokens.apart()
-        rows = tokens.documents(task.texts[part])
-        yield Read(task, rows, tokens.tally.since(Tally()), part is parts[-1])
+def read(encoder: E2RankEncoder, task: Task) -> Read:
+    """Tokenise a task's texts."""
+    tokens = encoder.tokens.apart()
+    return Read(task, tokens.documents(task.texts), tokens.tally.since(Tally()))
 
 
-def encoded(encoder: E2RankEncoder, first: Read, following: Iterator[Read]) -> tuple[Vectors, dict[str, int]]:
-    """The vectors of a task's texts, (n, dim), and what was counted of them, in the encoder's tally too.
-
-    Its parts are `first` and what comes of `following`, up to its last.
-    """
-    counts = Tally()
-
-    def parts() -> Iterator[Rows]:
-        for item in itertools.chain([first], following):
-            counts.add(item.counts)
-            yield Rows(item.rows, [len(row) for row in item.rows])
-            if item.is_last:
-                break
-
-    vectors = encoder.forward.stream(parts(), len(first.task.texts))
-    found = counts.since(Tally())
-    encoder.tally.add(found)
-    return vectors, found
+def encoded(encoder: E2RankEncoder, item: Read) -> Vectors:
+    """The vectors of a task's texts, (n, dim), counted in the encoder's tally."""
+    encoder.tally.add(item.counts)
+    return encoder.forward.whole(item.rows)
 
 
 def encode_shard(encoder: E2RankEncoder, task: Task, shards: Shards) -> Shard:
     """Encode one shard and write it."""
-    with closing(ahead(read(encoder, task))) as parts:
-        return shards.write(task, *encoded(encoder, next(parts), parts))
+    item = read(encoder, task)
+    return shards.write(task, encoded(encoder, item), item.counts)
 
 
 def here(encoder: E2RankEncoder) -> Engine:
     """The engine that encodes in this process, one shard after the other.
 
-    While the network is at some texts, a thread reads and tokenises the next, and another writes the shard before.
+    While the network is at one, a thread reads and tokenises the next, and another writes the one before.
     """
 
     def ready(corpus: Iterable[Document], shards: Shards) -> Iterator[Read | Shard]:
         for item in planned(corpus, shards):
-            if isinstance(item, Task):
-                yield from read(encoder, item)
-            else:
-                yield item
+            yield read(encoder, item) if isinstance(item, Task) else item
 
     def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
-        with ThreadPoolExecutor(1, "write") as writer, closing(ahead(ready(corpus, shards))) as items:
+        with ThreadPoolExecutor(1, "write") as writer:
             written: Future[Shard] | None = None
-            for item in items:
+            for item in ahead(ready(corpus, shards)):
                 if isinstance(item, Shard):
                     advance(item.documents, 0)
                     yield item, False
                     continue
                 encoder.forward.progress = advance
-                vectors, counts = encoded(encoder, item, cast(Iterator[Read], items))  # a task's come one after another
+                vectors = encoded(encoder, item)
                 encoder.forward.progress = None
-                before, written = written, writer.submit(shards.write, item.task, vectors, counts)
+                before, written = written, writer.submit(shards.write, item.task, vectors, item.counts)
                 if before is not None:
                     yield before.result(), True
             if written is not None:

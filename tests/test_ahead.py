@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini.ahead import parts
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import encode, encode_shard, here
 from e2rank_pyserini.remembering import Memory
-from e2rank_pyserini.shards import Shards, Task
 from e2rank_pyserini.timing import recording, so_far
 from e2rank_pyserini.tokens import TextTokenizer
-from e2rank_pyserini.types import Document, E2RankError, ListwisePrompt
+from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import sentences
-from tests.reference import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TEXTS = sentences(400, seed=8)  # some 14,000 tokens: three parts
+TEXTS = sentences(400, seed=8)
+PROMPTS = [ListwisePrompt("wing", tuple(TEXTS[n : n + 8]), "Rank") for n in range(0, 400, 8)]  # three parts
 
 
 @pytest.fixture
@@ -39,8 +37,8 @@ class Telling(TextTokenizer):
         super().__init__(like.tokenizer, like.settings, like.eos_id)
         self.then, self.calls = then, 0
 
-    def documents(self, texts: Any) -> Any:
-        found = super().documents(texts)
+    def prompts(self, prompts: Any) -> Any:
+        found = super().prompts(prompts)
         self.calls += 1
         self.then(self.calls)
         return found
@@ -67,14 +65,14 @@ def test_while_the_network_is_at_a_part_the_next_is_tokenised(encoder: E2RankEnc
     encoder.network.embed_tokens.register_forward_pre_hook(lambda *_: passes.append(second.wait(30)))
     told: list[tuple[int, int]] = []
     encoder.forward.progress = lambda texts, tokens: told.append((texts, tokens))
-    vectors = encoder.encode_documents(TEXTS)
+    vectors = encoder.encode_prompts(PROMPTS)
     assert len(passes) > 3
     assert all(passes)
     assert encoder.tokens.calls == 3
-    assert (sum(n for n, _ in told), sum(n for _, n in told)) == (len(TEXTS), encoder.tally.tokens)
-    some = range(0, len(TEXTS), 7)
-    expected = [plain.document_vector(encoder.network, encoder.tokens.tokenizer, TEXTS[n], max_length=48) for n in some]
-    np.testing.assert_allclose(vectors[list(some)], expected, atol=1e-5)
+    assert (sum(n for n, _ in told), sum(n for _, n in told)) == (len(PROMPTS), encoder.tally.tokens)
+    encoder.network.embed_tokens._forward_pre_hooks.clear()
+    expected = [encoder.encode_prompts([prompt])[0] for prompt in PROMPTS]  # one part, held against tests/reference
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_the_counts_and_vectors_of_every_kind_are_those_of_small_calls(tiny_model: Path, encoder: E2RankEncoder):
@@ -90,14 +88,15 @@ def test_the_counts_and_vectors_of_every_kind_are_those_of_small_calls(tiny_mode
 def test_a_call_of_one_part_starts_no_thread(encoder: E2RankEncoder):
     seen: list[list[str]] = []
     encoder.network.embed_tokens.register_forward_pre_hook(lambda *_: seen.append(ahead_threads()))
-    encoder.encode_documents(TEXTS[:50])
+    encoder.encode_prompts(PROMPTS[:5])
+    encoder.encode_documents(TEXTS)
     assert seen
     assert not any(seen)
     encoder.forward.packing = False  # padded rows of like length are together in a batch: one part
-    encoder.encode_documents(TEXTS)
+    encoder.encode_prompts(PROMPTS)
     assert not any(seen)
     encoder.forward.packing = True
-    encoder.encode_documents(TEXTS)
+    encoder.encode_prompts(PROMPTS)
     assert any(seen)
     assert not ahead_threads()
 
@@ -117,7 +116,7 @@ def test_an_error_of_the_thread_is_raised_as_itself(tiny_model: Path, encoder: E
 def test_an_interrupted_network_leaves_no_thread_and_what_is_remembered_is_not_encoded_again(
     encoder: E2RankEncoder, tmp_path: Path
 ):
-    expected = encoder.encode_documents(TEXTS)
+    expected = encoder.encode_prompts(PROMPTS)
     passes: list[int] = []
     encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
 
@@ -128,18 +127,18 @@ def test_an_interrupted_network_leaves_no_thread_and_what_is_remembered_is_not_e
 
     hook = encoder.network.embed_tokens.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        encoder.encode_documents(TEXTS)
+        encoder.encode_prompts(PROMPTS)
     assert not ahead_threads()
     memory.leave()
     hook.remove()
     encoder.network.embed_tokens.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
     encoder.forward.memory = memory = Memory(tmp_path / "out", encoder)
-    np.testing.assert_array_equal(encoder.encode_documents(TEXTS), expected)
+    np.testing.assert_array_equal(encoder.encode_prompts(PROMPTS), expected)
     memory.finish()
     encoder.forward.memory = None
     resumed = passes[5:]
     passes.clear()
-    encoder.encode_documents(TEXTS)
+    encoder.encode_prompts(PROMPTS)
     assert resumed == [passes[5], *passes[5:]]  # the one that was interrupted, and what came after
 
 
@@ -159,30 +158,7 @@ def test_seconds_hidden_behind_the_network_are_not_counted_twice(encoder: E2Rank
     encoder.tokens = Telling(encoder.tokens, slow)
     encoder.network.embed_tokens.register_forward_pre_hook(wait)
     with recording():
-        encoder.encode_documents(TEXTS)
+        encoder.encode_prompts(PROMPTS)
         seconds = so_far()
     assert seconds["encode"] >= 0.3  # the network waited for the thread, whose time is hidden in this
     assert 0 < seconds["tokenise"] + seconds["encode"] <= seconds["total"]
-
-
-def test_a_shard_is_the_same_in_parts_and_ahead_of_one_another(
-    tiny_model: Path, encoder: E2RankEncoder, tmp_path: Path
-):
-    settings = {"dim": encoder.dim, "dtype": "float32", "shard_documents": 250, "document_template": "{title} {text}"}
-    corpus = [Document(str(number), "", text) for number, text in enumerate(TEXTS)]
-    shards = Shards(str(tmp_path / "here"), settings)
-    found = encode(corpus, shards, here(encoder))
-    assert [shard.documents for shard in found] == [250, 150]
-    alone = E2RankEncoder.load(str(tiny_model), device="cpu", batch_tokens=1500)
-    for number, texts in enumerate((TEXTS[:250], TEXTS[250:])):
-        start = number * 250
-        task = Task(number, tuple(str(start + n) for n in range(len(texts))), tuple(texts))
-        assert encode_shard(alone, task, Shards(str(tmp_path / "alone"), settings)) == found[number]
-    assert alone.tally == encoder.tally
-    files = [
-        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
-        for name in ("here", "alone")
-    ]
-    assert len(files[0]) >= 2
-    assert files[0] == files[1]
-    assert not ahead_threads()
