@@ -140,6 +140,14 @@ def test_options_replace_the_recipes(place: Path, tiny_model: Path, capfd: pytes
     assert (read.spec.prompt, read.spec.window) == ("train", 3)
 
 
+def test_another_teacher_replaces_the_recipes(place: Path, tiny_model: Path):
+    recipe(place, teacher="none of that name", distil_weight=1.0, distil_prompt="feedback")
+    assert main(words(place, tiny_model, more=f"--steps 1 --teacher {tiny_model}")) == 0
+    record = json.loads((place / "out" / "training.json").read_text())
+    assert record["teacher"]["name"] == record["recipe"]["teacher"] == str(tiny_model)
+    assert curve(place / "out")[-1]["distil"] > 0
+
+
 def test_what_is_trained_makes_an_index(place: Path, tiny_model: Path, beir: Path):
     assert main(words(place, tiny_model, more="--steps 1")) == 0
     made = ["index", "--dataset", str(beir), "--encoder", str(place / "out"), "--output", str(place / "index")]
@@ -179,6 +187,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("recipe-no-yaml", {}, "--recipe {place}/list.yaml", "list.yaml: expected a mapping"),
     ("order", {}, "--order sorted", "order: expected one of given, shuffle, reverse, got 'sorted'"),
     ("listwise", {}, "--listwise both", "listwise: expected one of prompt, query, got 'both'"),
+    ("teacher-alone", {}, "--teacher minilm", "teacher and distil_weight go together"),
+    ("teacher-unknown", {"distil_weight": 1.0, "teacher": "minilm"}, "--teacher minilmm", "did you mean minilm"),
+    ("distil-prompt", {"distil_prompt": "mean"}, "", "distil_prompt: expected one of prompt, feedback, got 'mean'"),
     ("no-loss", {}, "--infonce-weight 0 --ranknet-weight 0", "there is nothing to train"),
     ("data-missing", {}, "--data {place}/none.jsonl", "none.jsonl"),
     ("data-empty", {}, "--data {place}/empty.jsonl", "no training examples"),
