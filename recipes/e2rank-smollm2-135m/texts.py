@@ -93,7 +93,7 @@ def typed(wheel: Path) -> tuple[list[str], list[str]]:
 
         def read(name: str) -> list[str]:
             lines = jar.read(f"topics-and-qrels/topics.{name}.txt").decode(errors="ignore").splitlines()
-            return [query(line, name) for line in lines]
+            return [query(line, name) for line in lines]  # of 140,000 a few hold bytes that are no UTF-8
 
         seen = {text for name in HELD for text in read(name)} | {""}
         found = []
