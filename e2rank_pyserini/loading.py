@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
@@ -40,6 +40,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
     try:
+        _check_layers(spec, AutoConfig.from_pretrained(where, **options))
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model, report = AutoModel.from_pretrained(
             where,
@@ -49,6 +50,8 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
             **_unpacked(options),
             **({"num_hidden_layers": spec.layers} if spec.layers is not None else {}),
         )
+    except E2RankError:
+        raise
     except ImportError as error:  # gguf, sentencepiece
         raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
     except Exception as error:
@@ -60,6 +63,12 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
         model = _merged(model, spec)
     identity = _identity(spec, Path(where), options.get("gguf_file"))
     return model.to(device=device, dtype=dtype).eval(), tokenizer, identity
+
+
+def _check_layers(spec: ModelSpec, config: Any) -> None:
+    found = getattr(config, "num_hidden_layers", None)
+    if spec.layers is not None and found is not None and spec.layers > found:
+        raise E2RankError(f"model {spec.name}: layers: expected at most the {found} that it has, got {spec.layers}")
 
 
 def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:

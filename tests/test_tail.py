@@ -119,7 +119,10 @@ def test_a_model_of_fewer_layers_is_its_first_ones(spec: ModelSpec):
     assert cut.identity != whole.identity
 
 
-@pytest.mark.parametrize(("layers", "told"), [(0, "layers: expected at least 1, got 0"), (3, "not a readable model")])
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [(0, "layers: expected at least 1, got 0"), (3, "layers: expected at most the 2 that it has, got 3")],
+)
 def test_layers_that_the_model_does_not_have_are_one_line(spec: ModelSpec, layers: int, told: str):
     with pytest.raises(E2RankError, match=told):
         E2RankEncoder.load(dataclasses.replace(spec, layers=layers), device="cpu")

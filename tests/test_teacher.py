@@ -226,6 +226,11 @@ def test_an_adapter_in_the_last_layers_leaves_the_first_alone(spec: ModelSpec):
     assert sum(weight.requires_grad for weight in learner(spec, some, "cpu").network.parameters()) == 2
 
 
+def test_more_layers_than_the_model_has_are_one_line(spec: ModelSpec):
+    with pytest.raises(E2RankError, match="recipe: layers: expected at most the model's 2, got 3"):
+        learner(spec, Recipe("rank", 1e-3, 2, layers=3), "cpu")
+
+
 @pytest.mark.parametrize("fields", ["teacher: minilm", "distil_weight: 1.0", "layers: 0"])
 def test_half_a_setting_is_one_line(tmp_path: Path, fields: str):
     (tmp_path / "recipe.yaml").write_text(f"stage: rank\n{fields}\n")

@@ -1,6 +1,7 @@
 """The trainer against the slow reference, closed forms and itself undisturbed: loss, gradients, resuming, adapters."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -123,7 +124,7 @@ def test_the_loss_and_its_gradients_equal_the_slow_reference(encoder: E2RankEnco
         window=5,
         lengths=LENGTHS,
     )
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() | {"alike"}
     for name, value in expected.items():
         assert found[name] == pytest.approx(float(value.detach()), rel=1e-5, abs=1e-5), name
     network.zero_grad()
@@ -195,14 +196,39 @@ def test_equal_texts_share_a_row_and_are_no_negative_of_themselves(encoder: E2Ra
     assert float(found["infonce"]) == pytest.approx(math.log(3), rel=1e-6)
 
 
+def test_alike_is_the_mean_cosine_of_two_documents(encoder: E2RankEncoder):
+    examples = [graded("q", ["wing", "flow", "lift"], [1, 2, 3]), graded("r", ["wing", "drag"], [1, 0])]
+    made = rows(encoder, examples, QUERY)
+    torch.manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.randn(len(made.ids), 8), dim=1)
+    documents = vectors[2:6]  # after two queries: wing, flow, lift, drag
+    cosines = [float(one @ other) for one, other in itertools.combinations(documents, 2)]
+    found = losses(vectors, made, examples, QUERY)
+    assert float(found["alike"]) == pytest.approx(sum(cosines) / 6, abs=1e-6)
+
+
+def test_vectors_that_become_one_are_told_of_once(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("e2rank_pyserini.training.train.EARLY", 2)
+    monkeypatch.setattr("e2rank_pyserini.training.train.ALIKE", -1.0)
+    trained_run(spec, dataclasses.replace(RANK, steps=4), tmp_path / "out")
+    told = [line for line in capsys.readouterr().err.splitlines() if "are nearly one" in line]
+    assert len(told) == 1
+    assert told[0].startswith("step 3: ")
+    monkeypatch.setattr("e2rank_pyserini.training.train.ALIKE", 1.1)
+    trained_run(spec, dataclasses.replace(RANK, steps=4), tmp_path / "quiet")
+    assert "nearly one" not in capsys.readouterr().err
+
+
 def test_the_weights_weigh_the_parts(encoder: E2RankEncoder):
     whole, _ = gradients(encoder, AWKWARD, dataclasses.replace(RANK, infonce_weight=0.25, ranknet_weight=3.0))
     assert whole["loss"] == pytest.approx(0.25 * whole["infonce"] + 3.0 * whole["ranknet"], rel=1e-6)
     alone, _ = gradients(encoder, AWKWARD, dataclasses.replace(RANK, infonce_weight=0.0))
-    assert alone.keys() == {"ranknet", "loss"}
+    assert alone.keys() == {"ranknet", "loss", "alike"}
     assert alone["loss"] == pytest.approx(2 * whole["ranknet"], rel=1e-6)
     plain, _ = gradients(encoder, AWKWARD, dataclasses.replace(RANK, ranknet_weight=0.0))
-    assert plain.keys() == {"infonce", "loss"}
+    assert plain.keys() == {"infonce", "loss", "alike"}
     assert plain["loss"] == pytest.approx(whole["infonce"], rel=1e-6)
 
 
@@ -751,6 +777,12 @@ def test_compiled_layers_take_the_same_steps(spec: ModelSpec, tmp_path: Path, ca
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
         assert one["norm"] == pytest.approx(other["norm"], rel=1e-2)
     assert "recompile_limit" not in capfd.readouterr().err
+    assert [
+        json.loads((tmp_path / name / "training.json").read_text())["compiled"] for name in ("plain", "compiled")
+    ] == [
+        False,
+        True,
+    ]
 
 
 def test_without_a_compiler_it_trains_all_the_same(
@@ -759,6 +791,7 @@ def test_without_a_compiler_it_trains_all_the_same(
     monkeypatch.setenv("CXX", "no-such-compiler")
     trained_run(spec, dataclasses.replace(RANK, steps=1, compile=True), tmp_path / "out")
     assert capsys.readouterr().err.count("no C++ compiler (no-such-compiler): trains without torch.compile") == 1
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["compiled"] is False
 
 
 def test_all_weights_of_a_model_with_an_adapter_become_a_whole_model(made: dict[str, Training], tmp_path: Path):

@@ -143,8 +143,15 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
 def _last(network: Any, layers: int) -> set[str]:
     """The modules of the last so many layers of the network; no gradient flows through those before."""
     first = network.config.num_hidden_layers - layers
+    if first < 0:
+        raise E2RankError(f"recipe: layers: expected at most the model's {first + layers}, got {layers}")
     found = ((name, re.search(r"\.(\d+)\.", f"{name}.")) for name, _ in network.named_modules())
     return {name for name, number in found if number and int(number[1]) >= first}
+
+
+def is_compiled(network: Any) -> bool:
+    """Whether a layer runs through torch.compile: a recipe may ask where there is no compiler."""
+    return any(module._compiled_call_impl is not None for module in network.modules())
 
 
 def _compile(encoder: E2RankEncoder) -> None:

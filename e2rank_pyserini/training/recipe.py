@@ -1,13 +1,17 @@
 """A training recipe as a frozen record, read from YAML as strictly as models and data sets are."""
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini.catalog import near_miss, one_of, record, yaml_file
+from e2rank_pyserini.catalog import ModelSpec, near_miss, one_of, record, yaml_file
 from e2rank_pyserini.choices import STAGES
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
+from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.types import E2RankError, shown
 
 
@@ -125,6 +129,19 @@ def recipe(name: str | None, stage: str | None) -> Recipe:
     if not Path(name).is_file():
         raise E2RankError(f"recipe {name!r}: expected a YAML file or one of {', '.join(named)}{near_miss(name, named)}")
     return _recipe(yaml_file(Path(name)), stage, named, name)
+
+
+def fingerprint(identity: str, spec: ModelSpec, recipe: Recipe, *data: Sequence[Example]) -> str:
+    """Of everything that decides the result; how memory is spent does not, nor where the weights lie."""
+    settings, read = dataclasses.asdict(recipe), dataclasses.asdict(spec)
+    for name in ("name", "source", "adapter", "revision", "dtype"):  # what of them matters is in the identity
+        del read[name]
+    for name in ("chunk_tokens", "cached", "checkpointing", "save_every"):
+        del settings[name]
+    digest = hashlib.sha256(json.dumps([identity, read, settings]).encode())
+    for examples in data:
+        digest.update(json.dumps([list(example) for example in examples]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _recipe(fields: dict[str, Any], stage: str | None, named: dict[str, Any], where: str) -> Recipe:

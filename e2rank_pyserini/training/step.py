@@ -91,7 +91,7 @@ def losses(
     anchor: bool = False,
     targets: torch.Tensor | None = None,
 ) -> Losses:
-    """The parts of the loss and their weighted sum `loss`; vectors: (n, D), the rows' in order.
+    """The parts of the loss and their weighted sum `loss`, and how `alike` documents are; vectors: (n, D), the rows'.
 
     `anchor`: the prompts' vectors are added to their queries', as the variant `pair` does. `targets` (n, D): what the
     teacher says of the rows.
@@ -116,7 +116,15 @@ def losses(
         "distil": recipe.distil_weight,
     }
     parts["loss"] = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+    parts["alike"] = _alike(vectors.detach()[len(rows.queries) : len(rows.queries) + len(documents_of(examples))])
     return parts
+
+
+def _alike(documents: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of two documents of the batch, (n, D) of length 1: near 1 where all have become one vector."""
+    number = len(documents)
+    pairs = documents.sum(dim=0).square().sum() - number  # of each with every other, both ways round
+    return pairs / max(1, number * (number - 1))
 
 
 def _contrastive(

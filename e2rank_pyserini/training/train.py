@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import random
@@ -25,15 +24,16 @@ from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import Log, plot, read_log
-from e2rank_pyserini.training.network import change_of, learner
+from e2rank_pyserini.training.network import change_of, is_compiled, learner
 from e2rank_pyserini.training.processes import group, own_device, wait
-from e2rank_pyserini.training.recipe import Recipe
+from e2rank_pyserini.training.recipe import Recipe, fingerprint
 from e2rank_pyserini.training.sampling import batches_of
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
+ALIKE, EARLY = 0.99, 20  # a mean cosine of documents that is told of after so many steps: it tells them apart no more
 _SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
 
 
@@ -109,6 +109,7 @@ class Training:
         identity = self.encoder.identity + (f" {self.teacher.encoder.identity}" if self.teacher else "")
         self.fingerprint = fingerprint(identity, self.read, recipe, self.examples, dev)
         self.step = 0
+        self.warned = False
         self.seconds = 0.0
 
     def _teacher(self, device: str | None) -> Teacher | None:
@@ -153,6 +154,7 @@ class Training:
                 values = self.one(prepared)
                 self.seconds = time.monotonic() - started
                 if log:
+                    self._warn(values["alike"])
                     log.add(self.step, values)
                     bar.set_postfix({name: f"{values[name]:.3f}" for name in _SHOWN if name in values})
                     bar.update()
@@ -220,6 +222,16 @@ class Training:
         with torch.compiler.set_stance("force_eager"), rounded:
             return look(self.encoder, self.dev, self.window, self.recipe)
 
+    def _warn(self, alike: float) -> None:
+        """Say once that all vectors have become one: the loss alone does not show it."""
+        if alike > ALIKE and self.step > EARLY and not self.warned:
+            self.warned = True
+            print(
+                f"step {self.step}: the vectors of its documents are nearly one (mean cosine {alike:.3f}); "
+                "a lower learning rate may keep them apart",
+                file=sys.stderr,
+            )
+
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
@@ -256,6 +268,7 @@ class Training:
             "examples": Counter(example.source for example in self.examples),
             "fingerprint": self.fingerprint,
             "processes": self.world,
+            "compiled": is_compiled(self.encoder.network),
             "versions": {"e2rank": __version__, "torch": torch.__version__},
         }
         (made / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -273,19 +286,6 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     warm = max(1, round(recipe.warmup * steps))
     share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
     return recipe.learning_rate * min(1.0, share)
-
-
-def fingerprint(identity: str, spec: ModelSpec, recipe: Recipe, *data: Sequence[Example]) -> str:
-    """Of everything that decides the result; how memory is spent does not, nor where the weights lie."""
-    settings, read = dataclasses.asdict(recipe), dataclasses.asdict(spec)
-    for name in ("name", "source", "adapter", "revision", "dtype"):  # what of them matters is in the identity
-        del read[name]
-    for name in ("chunk_tokens", "cached", "checkpointing", "save_every"):
-        del settings[name]
-    digest = hashlib.sha256(json.dumps([identity, read, settings]).encode())
-    for examples in data:
-        digest.update(json.dumps([list(example) for example in examples]).encode())
-    return digest.hexdigest()[:16]
 
 
 def _words(values: dict[str, float]) -> str:
