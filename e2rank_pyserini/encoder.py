@@ -9,7 +9,7 @@ import torch
 
 from e2rank_pyserini.ahead import ahead, parts
 from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
-from e2rank_pyserini.forward import Forward, Rows
+from e2rank_pyserini.forward import Forward, Part
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.timing import timed
@@ -129,9 +129,9 @@ class E2RankEncoder:
     ) -> Vectors:
         """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
 
-        def read(part: slice) -> Rows:
+        def read(part: slice) -> Part:
             rows = tokenise(texts[part])
-            return Rows(rows, [pooled(row) for row in rows])
+            return Part(rows, [pooled(row) for row in rows])
 
         rows = (read(part) for part in cut or [slice(0, len(texts))])
         with contextlib.closing(ahead(rows) if cut and len(cut) > 1 else rows) as coming:

@@ -23,8 +23,8 @@ _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_GPU = 65536
 
 
-class Rows(NamedTuple):
-    """Rows of ids, and how many leading tokens of each are pooled (negative: at its end)."""
+class Part(NamedTuple):
+    """Some of the rows to encode, and how many leading tokens of each are pooled (negative: at its end)."""
 
     ids: Sequence[Ids]
     pooled: Sequence[int]
@@ -92,13 +92,13 @@ class Forward:
         Batches hold rows of like length. Where the device's memory is too small for one, it goes on with half of
         `batch_tokens`, which is said on stderr; E2RankError for a row that does not fit by itself.
         """
-        return self.stream(iter([Rows(rows, pooled)]), len(rows))
+        return self.stream(iter([Part(rows, pooled)]), len(rows))
 
     def whole(self, rows: Sequence[Ids]) -> Vectors:
         """Rows of ids, all tokens of which are pooled -> (n, dim)."""
         return self(rows, [len(row) for row in rows])
 
-    def stream(self, parts: Iterator[Rows], count: int) -> Vectors:
+    def stream(self, parts: Iterator[Part], count: int) -> Vectors:
         """The same for `count` rows that come in parts; a batch is of one part. The wait for a part is `tokenise`."""
         vectors: Vectors = np.empty((count, int(self.network.config.hidden_size)), dtype=np.float32)
         done, land = 0, _nothing
@@ -113,7 +113,7 @@ class Forward:
             land()
         return vectors
 
-    def _encode(self, part: Rows, vectors: Vectors, land: Land) -> Land:
+    def _encode(self, part: Part, vectors: Vectors, land: Land) -> Land:
         """Start the batches of a part; gives what waits for the last of them and fills in its vectors.
 
         A batch is started before the one before it is waited for (`land`: the last of the part before), so that a GPU
