@@ -1,5 +1,7 @@
 """The model that the package carries: e2rank-minilm."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 import e2rank_pyserini
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.training.recipe import recipe
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
 PLACE = Path(e2rank_pyserini.__file__).parent / "models" / "e2rank-minilm"
@@ -23,23 +26,34 @@ def loaded(name: str, dtype: str = "float32") -> E2RankEncoder:
 
 
 def test_the_adapter_is_small_and_has_a_card_without_gaps():
-    assert 0 < (PLACE / "adapter_model.safetensors").stat().st_size <= 15_000_000
+    assert 0 < (PLACE / "delta.safetensors").stat().st_size <= 15_000_000
     card = (PLACE / "README.md").read_text()
     assert "@" not in card.replace("nDCG@10", "").replace("R@100", "").replace("MRR@10", "")
 
 
 def test_its_weights_are_the_base_plus_the_adapter():
     base, tuned = loaded("minilm"), loaded("e2rank-minilm")
-    adapter = load_file(PLACE / "adapter_model.safetensors")
-    name = "encoder.layer.3.intermediate.dense"
-    down = adapter[f"base_model.model.{name}.lora_A.weight"].float()
-    up = adapter[f"base_model.model.{name}.lora_B.weight"].float()
-    expected = base.network.get_submodule(name).weight + up @ down  # alpha = rank: a scale of 1
-    assert torch.allclose(tuned.network.get_submodule(name).weight, expected, atol=1e-6)
-    assert not torch.allclose(expected, base.network.get_submodule(name).weight, atol=1e-4)
-    same = "embeddings.word_embeddings"
-    assert torch.equal(tuned.network.get_submodule(same).weight, base.network.get_submodule(same).weight)
+    tensors = load_file(PLACE / "delta.safetensors")
+    before, after = (dict(encoder.network.named_parameters()) for encoder in (base, tuned))
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {key.rpartition(".")[0] for key in tensors}
+    assert len(changed) == 6 * 6  # the linear layers; not embeddings, norms, biases, nor the pooler that is not used
+    name = "encoder.layer.3.output.dense.weight"  # by hand: two codes to a byte, a scale for 32 weights
+    codes, scales = tensors[f"{name}.codes"].long(), tensors[f"{name}.scales"].float()
+    by_column = torch.empty(len(codes), 2 * codes.shape[1])
+    by_column[:, 0::2], by_column[:, 1::2] = (codes % 16 - 8).float(), (codes // 16 - 8).float()
+    expected = before[name] + by_column * scales[:, torch.arange(by_column.shape[1]) // 32]
+    assert torch.allclose(after[name], expected, atol=1e-6)
+    assert not torch.allclose(expected, before[name], atol=1e-4)
     assert tuned.identity != base.identity
+
+
+def test_it_was_trained_by_its_recipes():
+    for file, name in (("training.first.json", "e2rank-minilm"), ("training.json", "e2rank-minilm-prompt")):
+        trained, named = json.loads((PLACE / file).read_text())["recipe"], dataclasses.asdict(recipe(name, None))
+        spent = {"chunk_tokens", "save_every"}  # how memory is spent, and how often a state is saved, decide nothing
+        assert {key: value for key, value in trained.items() if named[key] != value and key not in spent} == {}
+        assert {"stage", "learning_rate", "batch", "steps", "ranknet_weight"} <= trained.keys()
 
 
 def test_it_reads_feedback():

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Training and dev lists of e2rank-minilm. DATA holds the BEIR-form folders named below; TEACHER is made by ../gte-small.sh.
+# Lists of the first run, and dev lists. COLLECTIONS holds the BEIR-form folders named below; TEACHER is made by ../gte-small.sh.
 # Of the topics a tenth (by their qid's hash) is dev. Nothing of DL19, DL20, SciFact test, Cranfield, semanlink or the
 # NIST topics of trec-rag24 is read.
 set -euo pipefail
-OUT=${1:?usage: data.sh OUT}; DATA=${DATA:?}; TEACHER=${TEACHER:?}; E2RANK=${E2RANK:-e2rank}
+OUT=${1:?usage: data.sh OUT}; DATA=${COLLECTIONS:?}; TEACHER=${TEACHER:?}; E2RANK=${E2RANK:-e2rank}
 mkdir -p "$OUT"
 DL=$DATA/msmarco-v2-dl21-22; ANTIQUE=$DATA/antique-train; SCIFACT=$DATA/scifact
 

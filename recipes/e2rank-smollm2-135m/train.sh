@@ -2,23 +2,12 @@
 # e2rank-smollm2-135m from data alone: a teacher's vectors, then the listwise prompt. The data takes half an hour on two cores,
 # training some minutes on one GPU; where there is none, a shorter run of hours on the CPU.
 #   COLLECTIONS=DIR recipes/e2rank-smollm2-135m/train.sh [OUT]
-# DIR holds BEIR folders: msmarco-v2-dl21-22 (with runs/), antique-train, scifact. trec-rag24 comes from its package,
-# WordNet from Debian's (or name the folder of its data files in WORDNET), topics from an old Pyserini's, the teacher from
-# npm's. Goes on where it was stopped.
+# Goes on where it was stopped. See ../data.sh for what COLLECTIONS holds and what is fetched.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 OUT=${1:-indexes/train.e2rank-smollm2-135m}
-BIN=${BIN:-.venv/bin}
-: "${COLLECTIONS:?name the folder of the collections}"
-mkdir -p "$OUT"
-BIN=$BIN "$here/../gte-small.sh" "$OUT"
-[ -e "$OUT"/pyserini-0.21.0-*.whl ] || "$BIN/pip" download --quiet --no-deps --dest "$OUT" pyserini==0.21.0
-if [ -z "${WORDNET:-}" ]; then
-    WORDNET=$OUT/wordnet/usr/share/wordnet
-    [ -d "$WORDNET" ] || (cd "$OUT" && apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet)
-fi
-DATA=$COLLECTIONS WORDNET=$WORDNET PYSERINI=$(echo "$OUT"/pyserini-0.21.0-*.whl) TEACHER=$OUT/gte-small BIN=$BIN \
-    "$here/data.sh" "$OUT"
+export BIN=${BIN:-.venv/bin}
+"$here/../data.sh" "$OUT"
 train=("$BIN/python" -m e2rank_pyserini train --teacher "$OUT/gte-small")
 first=() second=()
 if ! "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
