@@ -40,7 +40,8 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
     try:
-        _check_layers(spec, AutoConfig.from_pretrained(where, **options))
+        if spec.layers is not None:
+            _check_layers(spec, AutoConfig.from_pretrained(where, **options))
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model, report = AutoModel.from_pretrained(
             where,
@@ -67,7 +68,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
 
 def _check_layers(spec: ModelSpec, config: Any) -> None:
     found = getattr(config, "num_hidden_layers", None)
-    if spec.layers is not None and found is not None and spec.layers > found:
+    if found is not None and spec.layers is not None and spec.layers > found:
         raise E2RankError(f"model {spec.name}: layers: expected at most the {found} that it has, got {spec.layers}")
 
 
