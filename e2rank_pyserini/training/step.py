@@ -97,6 +97,7 @@ def losses(
     teacher says of the rows.
     """
     queries = vectors[rows.queries]
+    documents = slice(len(rows.queries), len(rows.ids) - len(rows.prompts))
     parts: Losses = {}
     readers = vectors[rows.prompts] if rows.prompts else queries  # (B, D)
     if rows.prompts and anchor:
@@ -106,7 +107,6 @@ def losses(
     if recipe.stage == "rank" and recipe.ranknet_weight > 0:
         parts["ranknet"] = _listwise(vectors, readers, rows, examples, recipe.ranknet_scale)
     if targets is not None:
-        documents = slice(len(rows.queries), len(rows.queries) + len(documents_of(examples)))
         kinds = [distil(queries, targets[rows.queries]), distil(vectors[documents], targets[documents])]
         kinds += [distil(readers, targets[rows.prompts])] if rows.prompts else []
         parts["distil"] = torch.stack(kinds).mean()
@@ -116,7 +116,7 @@ def losses(
         "distil": recipe.distil_weight,
     }
     parts["loss"] = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-    parts["alike"] = _alike(vectors.detach()[len(rows.queries) : len(rows.queries) + len(documents_of(examples))])
+    parts["alike"] = _alike(vectors[documents].detach())
     return parts
 
 

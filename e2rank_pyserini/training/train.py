@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
@@ -141,8 +142,6 @@ class Training:
 
     def _steps(self, log: Log | None, stop_after: int | None) -> int:
         """Go on to the last step, and return its number."""
-        from tqdm import tqdm
-
         last = min(len(self.batches), stop_after or len(self.batches))
         started = time.monotonic() - self.seconds
         with tqdm(
@@ -226,7 +225,7 @@ class Training:
         """Say once that all vectors have become one: the loss alone does not show it."""
         if alike > ALIKE and self.step > EARLY and not self.warned:
             self.warned = True
-            print(
+            tqdm.write(
                 f"step {self.step}: the vectors of its documents are nearly one (mean cosine {alike:.3f}); "
                 "a lower learning rate may keep them apart",
                 file=sys.stderr,

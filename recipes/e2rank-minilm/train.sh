@@ -8,9 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 OUT=${1:-indexes/train.e2rank-minilm}
 export BIN=${BIN:-.venv/bin}
 "$here/../data.sh" "$OUT"
-TEACHER=$OUT/gte-small E2RANK=$BIN/e2rank "$here/data.sh" "$OUT/lists"
+"$here/data.sh" "$OUT/lists" "$OUT"
 [ -d "$OUT/first" ] || "$BIN/e2rank" train --encoder minilm --prompt pair --recipe e2rank-minilm --output "$OUT/first" \
-    --dev "$OUT/lists/dev.jsonl" --data "$OUT/lists"/{antique,dl21,dl22,rag24,scifact}.train.jsonl
+    --dev "$OUT/dev.jsonl" --data "$OUT/lists"/{antique,dl21,dl22,rag24,scifact}.train.jsonl
 # two processes of one thread are quicker than one of two; glibc keeps the memory that every step needs again
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
 "$BIN/python" -m torch.distributed.run --nproc_per_node 2 -m e2rank_pyserini train --encoder "$OUT/first" \
