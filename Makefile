@@ -49,7 +49,9 @@ ON     := $(if $(DEVICE),--device $(DEVICE))
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo "variables: DATASET=$(DATASET) SPLIT=$(SPLIT) MODEL=$(MODEL) RUN=$(RUN) DEPTH=$(DEPTH) WINDOW=$(WINDOW) DEVICE=$(DEVICE) DATA=$(DATA) FAISS=$(FAISS)"
+	@echo "variables: DATASET=$(DATASET) SPLIT=$(SPLIT) MODEL=$(MODEL) DEVICE=$(DEVICE) FAISS=$(FAISS) (cpu or gpu) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "           RUN=$(RUN) (the first stage) HITS=$(HITS) (of a search) DEPTH=$(DEPTH) (hits rescored) WINDOW=$(WINDOW) (hits in the prompt)"
+	@echo "           TASK=$(TASK) (generic, dataset or a text) DATA=$(DATA) (for table) COLLECTIONS=$(COLLECTIONS) (for train-embedded)"
 
 install: $(READY) ## the virtual environment, with the tested versions (constraints.txt)
 

@@ -90,4 +90,6 @@ def add_check_parser(subparsers: Any) -> None:
         "check", help="whether index directories still hold what was written: every byte, counts, vectors"
     )
     parser.set_defaults(function=check)
-    parser.add_argument("directories", nargs="+", metavar="DIR", help="index directories, ours or Pyserini's")
+    parser.add_argument(
+        "directories", nargs="+", metavar="DIR", help="index directories, ours or Pyserini's, and folders of shards"
+    )

@@ -93,7 +93,12 @@ def _search(parser: argparse.ArgumentParser) -> None:
     _excluded(parser)
     _corpus(parser)
     _model(parser)
-    parser.add_argument("--index", required=True, metavar="DIR", help="a FAISS directory of ours or of Pyserini's")
+    parser.add_argument(
+        "--index",
+        required=True,
+        metavar="DIR",
+        help="a FAISS directory of ours or of Pyserini's, or a folder of shards",
+    )
     parser.add_argument("--task", metavar="TEXT", help="retrieval task (default: the data set's, else web search)")
     _output(parser)
 
@@ -108,7 +113,7 @@ def _bm25(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the Lucene index, built when missing (not needed where the corpus is a Lucene index)",
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", default=1)
+    parser.add_argument("--threads", type=_positive, metavar="N", default=1, help="of Lucene's search (default: 1)")
     _output(parser)
 
 
@@ -157,7 +162,7 @@ def _corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def _topics(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL or TREC topics")
+    parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL, TREC or XML topics")
 
 
 def _excluded(parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,7 @@ def add_index_parser(
         "there already are not encoded again (default: OUTPUT.shards, removed when the index is built)",
     )
     parser.add_argument(
-        "--shard-documents", type=positive, metavar="N", help="documents a shard (default: 4096): what a kill may cost"
+        "--shard-documents", type=positive, metavar="N", help="documents a shard (default: 4096); a kill may cost two"
     )
     parser.add_argument("--workers", type=positive, metavar="N", help="processes that encode (default: one, this one)")
     parser.add_argument("--devices", type=_devices, metavar="D,D,…", help="a worker on each: cuda:0,cuda:1")

@@ -139,7 +139,12 @@ def _training_sample(index: Any, blocks: Blocks) -> Vectors:
     count = sum(map(len, blocks()))
     drawn = np.random.default_rng(0).choice(count, most, replace=False) if count > most else np.arange(count)
     rows = np.sort(drawn)
-    return np.concatenate(list(_rows_of(blocks(), rows)))
+    sample = np.empty((len(rows), index.d), dtype=np.float32)
+    done = 0
+    for part in _rows_of(blocks(), rows):
+        sample[done : done + len(part)] = part
+        done += len(part)
+    return sample
 
 
 def _rows_of(blocks: Iterable[Vectors], rows: Any) -> Iterator[Vectors]:

@@ -115,7 +115,11 @@ def add_feedback_parser(
     _files(parser, common)
     parser.add_argument("--hits", type=positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
     parser.add_argument(
-        "--depth", type=positive, default=100, metavar="N", help="hits of the run that --adaptive scales by"
+        "--depth",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="hits of the run that --adaptive scales by (default: 100)",
     )
     parser.add_argument(
         "--by",
@@ -130,7 +134,12 @@ def _files(parser: ArgumentParser, common: Iterable[Callable[[ArgumentParser], N
     for options in common:
         options(parser)
     parser.add_argument("--run", required=True, metavar="FILE", help="the first-stage run, TREC format")
-    parser.add_argument("--index", required=True, metavar="DIR", help="the FAISS directory with the stored vectors")
+    parser.add_argument(
+        "--index",
+        required=True,
+        metavar="DIR",
+        help="the FAISS directory, or folder of shards, with the stored vectors",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
 
 
