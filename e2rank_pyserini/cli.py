@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add_table_parser(commands, _command)
     add_mteb_parser(commands, _model, _positive)
     add_convert_parser(commands, (_dataset, _topics, _corpus))
-    add_data_parser(commands, (_dataset, _topics, _corpus, _model))
+    add_data_parser(commands, (_dataset, _topics, _excluded, _corpus, _model))
     add_train_parser(commands, _positive)
     add_export_parser(commands)
     add_serve_parser(commands, (_dataset, _corpus, _model), _positive)

@@ -204,6 +204,31 @@ def test_a_positive_that_the_corpus_lacks_is_dropped(make: Make, toy: Path):
     assert "dropped: 1 positives not in the corpus" in told[-1]
 
 
+def test_excluded_documents_are_no_candidates(make: Make, toy: Path):
+    """README: removed before any cut by rank."""
+    (toy / "excluded").mkdir()
+    (toy / "excluded" / "test.tsv").write_text("query-id\tcorpus-id\na\td1\na\td3\n")
+    told: list[str] = []
+    rows = make("--documents", "4", told=told)
+    assert docids(rows[0]) == "d2 d4 d5 d6"
+    assert "e2rank data: 2 excluded hits removed, 0 queries without hits" in told
+    (toy / "excluded" / "test.tsv").unlink()
+    (toy / "own.txt").write_text("a d2\n")
+    assert docids(make("--documents", "3", "--excluded", str(toy / "own.txt"))[0]) == "d1 d3 d4"
+
+
+def test_a_positive_without_text_that_is_another_topics_hit_is_named(
+    beir: Path, tiny_index: Path, toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    qids = list(dict.fromkeys(line.split()[0] for line in toy_run.read_text().splitlines()))
+    (tmp_path / "qrels").write_text((beir / "qrels" / "test.tsv").read_text() + f"{qids[0]}\tghost\t1\n")
+    (tmp_path / "run").write_text(toy_run.read_text() + f"{qids[1]} Q0 ghost 99 -99 x\n")
+    words = ["--dataset", str(beir), "--qrels", str(tmp_path / "qrels"), "--run", str(tmp_path / "run"), "--pairs"]
+    more = ["--margin", "1.0", "--index", str(tiny_index), "--output", str(tmp_path / "x.jsonl")]
+    assert main(["data", *words, *more]) == 1
+    assert "document ghost: in the run but not in the corpus" in capsys.readouterr().err
+
+
 def cosines(tiny_model: Path, beir: Path) -> dict[str, dict[str, float]]:
     """qid -> docid -> cosine, one text at a time."""
     import torch

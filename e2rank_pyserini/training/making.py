@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import integrity
 from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
+    admitted_run,
     check_index,
     corpus_source,
     document_template,
+    exclusions_of,
     judgments,
     loaded_encoder,
     opened_index,
@@ -98,17 +101,29 @@ def _first_stages(
     topics: Topics,
     dense: "tuple[DenseIndex, E2RankEncoder] | None",
 ) -> list[Run]:
-    """The runs that candidates come from: read, or made here."""
+    """The runs that candidates come from, read or made here, without what no query may be given."""
+    excluded = exclusions_of(arguments, named)
+    hits = arguments.depth + most_excluded(excluded, topics)
+    return [admitted_run(arguments, run, excluded) for run in _found(arguments, named, topics, dense, hits)]
+
+
+def _found(
+    arguments: Namespace,
+    named: Dataset | None,
+    topics: Topics,
+    dense: "tuple[DenseIndex, E2RankEncoder] | None",
+    hits: int,
+) -> list[Run]:
     if arguments.mine == "bm25":
         from e2rank_pyserini.pyserini.bm25 import first_stage
 
         source, threads = corpus_source(arguments, named), arguments.threads or 1
         lucene = arguments.lucene_index
-        return [first_stage(source, lucene, "--lucene-index", topics, hits=arguments.depth, threads=threads)]
+        return [first_stage(source, lucene, "--lucene-index", topics, hits=hits, threads=threads)]
     if dense is not None and arguments.mine == "dense":
         from e2rank_pyserini.retrieval import search
 
-        return [search(topics, *dense, hits=arguments.depth, task=_task(arguments, named))]
+        return [search(topics, *dense, hits=hits, task=_task(arguments, named))]
     runs = []
     for path in arguments.run:
         runs.append(read_run(Path(path)))
@@ -167,18 +182,19 @@ def _likeness(
     """qid -> docid -> cosine with the query, of every hit that may be a negative and every positive with a text."""
     opened, encoder = dense
     wanted: Run = {}
-    beside: set[str] = set()  # positives, which unlike a run's hits may be unknown to the corpus
+    beside: dict[str, list[str]] = {}  # positives, which unlike a run's hits may be unknown to the corpus
     for qid in topics:
         positives = positives_of(qrels, qid, relevance)
         if positives and run.get(qid):
             negatives = negatives_of(run[qid], positives, arguments.skip_top, arguments.depth)
             wanted[qid] = [Hit(docid, 0.0) for docid in (*positives, *negatives)]
-            beside.update(positives)
+            beside[qid] = positives
     depth = max(map(len, wanted.values()), default=1)
     absent = set(missing(wanted, opened, depth=depth))
     documents = corpora.find(corpus_source(arguments, named), absent)
-    lost = (beside & absent) - documents.keys()
-    wanted = {qid: [hit for hit in hits if hit.docid not in lost] for qid, hits in wanted.items()}
+    unknown = absent - documents.keys()
+    lost = {qid: unknown.intersection(positives) for qid, positives in beside.items()}
+    wanted = {qid: [hit for hit in hits if hit.docid not in lost[qid]] for qid, hits in wanted.items()}
     vectors = encoder.encode_queries([topics[qid] for qid in wanted], _task(arguments, named))
     scored = rescore(
         wanted,
