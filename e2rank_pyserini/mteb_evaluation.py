@@ -17,7 +17,10 @@ from e2rank_pyserini.types import E2RankError
 
 
 def tasks_named(names: Sequence[str]) -> list[Any]:
-    """The tasks of these names, each once; a benchmark's name is all its tasks. Raises E2RankError with near misses."""
+    """The tasks of these names, each once; a benchmark's name is all its tasks.
+
+    Raises E2RankError with near misses, and where two benchmarks want other languages or splits of one task.
+    """
     try:
         import mteb
         from mteb.get_tasks import TASK_LIST
@@ -37,8 +40,18 @@ def tasks_named(names: Sequence[str]) -> list[Any]:
                 f"{near_miss(name, [*sorted(known), *benchmarks])}"
             )
         for task in [mteb.get_task(name)] if name in known else benchmarks[name].tasks:
-            found.setdefault(task.metadata.name, task)
+            other = found.setdefault(task.metadata.name, task)
+            if _extent(other) != _extent(task):
+                raise E2RankError(
+                    f"task {task.metadata.name}: {name} evaluates other parts of it than what is named before; evaluate"
+                    " them one after the other, each with an --output of its own"
+                )
     return list(found.values())
+
+
+def _extent(task: Any) -> dict[str, list[str]]:
+    """The parts of its data that a task evaluates: a benchmark may take some of its languages alone."""
+    return {"subsets": sorted(task.hf_subsets), "splits": sorted(task.eval_splits)}
 
 
 def evaluate(model: MtebModel, tasks: Iterable[Any], output: Path, *, overwrite: bool = False) -> Iterator[Any]:
@@ -76,13 +89,12 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
     for part in parts:
         _result(model, part, output, overwrite=overwrite)
     complete = not parts and not overwrite and _is_complete(model, task, output)
-    if parts:
-        result_path(model, output, name).unlink(missing_ok=True)
-    elif not complete:
+    if not parts and not complete:
         _load(task)
-    if not complete:
+    if not complete:  # mteb would add to a result that is there
         model.encoded[name] = []
         _noted(model, output, name).unlink(missing_ok=True)
+        result_path(model, output, name).unlink(missing_ok=True)
     try:
         done = mteb_evaluate(
             model,
@@ -127,15 +139,17 @@ def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
     path = _noted(model, output, task.metadata.name)
     if not path.exists() or not result_path(model, output, task.metadata.name).exists():
         return False
+    asked = {**model.settings, **_extent(task)}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        other = [key for key, value in model.settings.items() if settings[key] != value]
+        note = json.loads(path.read_text(encoding="utf-8"))
+        settings = {**note["settings"], **note["extent"]}
+        other = [key for key, value in asked.items() if settings[key] != value]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise E2RankError(f"{path}: not a file that `e2rank mteb` wrote; --overwrite replaces it") from error
     if other:
         key = other[0]
         raise E2RankError(
-            f"{path}: was made with {key} {settings[key]}, now it is {model.settings[key]}; choose another --output or "
+            f"{path}: was made with {key} {settings[key]}, now it is {asked[key]}; choose another --output or "
             "give --overwrite"
         )
     return True
@@ -148,6 +162,7 @@ def _write_note(model: MtebModel, task: Any, output: Path) -> None:
         "task": name,
         "type": task.metadata.type,
         "settings": model.settings,
+        "extent": _extent(task),
         "encoded": model.encoded[name],
         "versions": {"e2rank_pyserini": __version__},
     }

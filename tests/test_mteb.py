@@ -49,8 +49,7 @@ def metadata(name: str, kind: str, measure: str, **others: Any) -> TaskMetadata:
         main_score=measure,
         description="A test.",
         dataset={"path": f"nowhere/{name}", "revision": "1"},
-        eval_langs=["eng-Latn"],
-        **others,
+        **{"eval_langs": ["eng-Latn"], **others},
     )
 
 
@@ -383,6 +382,40 @@ def test_other_settings_are_refused(load: Callable[..., Any], tmp_path: Path):
     with pytest.raises(E2RankError, match=r"ToySTS.json: was made with lengths .*; choose another --output or give"):
         run(other, ToySTS(), tmp_path)
     run(other, ToySTS(), tmp_path, overwrite=True)
+
+
+class TwoSTS(InMemory, AbsTaskSTS):
+    """A task of two languages, of which a benchmark may want one."""
+
+    metadata = metadata("TwoSTS", "STS", "cosine_spearman", eval_langs={"en": ["eng-Latn"], "de": ["deu-Latn"]})
+
+    @staticmethod
+    def data() -> dict[str, datasets.DatasetDict]:
+        first, second = zip(*PAIRS, strict=True)
+        rows = {"sentence1": first, "sentence2": second, "score": GRADES}
+        turned = {**rows, "sentence2": second[::-1]}
+        return {
+            name: datasets.DatasetDict(test=datasets.Dataset.from_dict(some))
+            for name, some in (("en", rows), ("de", turned))
+        }
+
+
+def test_a_part_of_a_task_is_not_taken_for_the_whole(load: Callable[..., Any], tmp_path: Path):
+    model = MtebModel(load())
+    whole = run(model, TwoSTS(), tmp_path / "a").get_score()
+    part = run(model, TwoSTS().filter_languages(["eng"]), tmp_path / "b").get_score()
+    assert part != pytest.approx(whole, abs=1e-3)
+    for task, place in ((TwoSTS(), "b"), (TwoSTS().filter_languages(["eng"]), "a")):
+        with pytest.raises(E2RankError, match=r"TwoSTS.json: was made with subsets .*; choose another --output"):
+            run(model, task, tmp_path / place)
+    found = run(model, TwoSTS().filter_languages(["eng"]), tmp_path / "a", overwrite=True)
+    assert found.get_score() == pytest.approx(part)
+    assert run(model, TwoSTS().filter_languages(["eng"]), tmp_path / "a").get_score() == pytest.approx(part)
+
+
+def test_benchmarks_that_want_other_parts_of_a_task_are_refused():
+    with pytest.raises(E2RankError, match=r"task \w+: MTEB\(eng, v2\) evaluates other parts of it than"):
+        tasks_named(["MTEB(deu, v1)", "MTEB(eng, v2)"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}'])
