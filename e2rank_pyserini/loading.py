@@ -60,10 +60,17 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     finally:
         transformers_logging.set_verbosity(verbosity)
     _check_whole(spec, where, model, tokenizer, report)
+    if spec.layers is not None and getattr(model.config, "layer_types", None):  # else it could not be saved again
+        model.config.layer_types = model.config.layer_types[: spec.layers]
     if spec.adapter is not None:
         model = _merged(model, spec)
-    identity = _identity(spec, Path(where), options.get("gguf_file"))
-    return model.to(device=device, dtype=dtype).eval(), tokenizer, identity
+    return model.to(device=device, dtype=dtype).eval(), tokenizer, identity_of(spec)
+
+
+def identity_of(spec: ModelSpec) -> str:
+    """The identity that `load` would give, without loading; E2RankError where a package's model is not installed."""
+    where, options = _place(spec)
+    return _identity(spec, Path(where), options.get("gguf_file"))
 
 
 def _check_layers(spec: ModelSpec, config: Any) -> None:

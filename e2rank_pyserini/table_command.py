@@ -60,20 +60,23 @@ def table(arguments: Namespace, command: Command) -> None:
 
 def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Command) -> list[Row]:
     """The rows of one data set; makes the runs that are missing or older than what they are made from."""
+    from e2rank_pyserini import catalog
     from e2rank_pyserini.evaluation import evaluate
+    from e2rank_pyserini.loading import identity_of
     from e2rank_pyserini.published import beside
     from e2rank_pyserini.trec import read_run
 
     encoder = ["--encoder", arguments.encoder, *(["--device", arguments.device] if arguments.device else [])]
+    identity = identity_of(catalog.model(arguments.encoder))
     stages = dict(one.runs) or {"bm25": _bm25(one, command)}
     whole = one.index(arguments.encoder)
     if arguments.dense:
-        _encode(one, one.corpus, whole, encoder, command)
+        _encode(one, one.corpus, whole, identity, encoder, command)
         stages["dense"] = _dense(one, whole, arguments.encoder, encoder, command)
     corpus, index = one.corpus, whole
-    if _stale(whole / "e2rank.json", Path(one.corpus)):  # only what is rescored needs a vector
+    if not _is_fresh(whole, one.corpus, identity):  # only what is rescored needs a vector
         corpus, index = _candidates(one, stages), one.candidates(arguments.encoder)
-        _encode(one, corpus, index, encoder, command)
+        _encode(one, corpus, index, identity, encoder, command)
     rows, qrels = [], one.qrels()
     for stage, first in stages.items():
         runs = {"first": first, "prompt": one.reranked(first, arguments.encoder, "e2rank")}
@@ -110,9 +113,17 @@ def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], comman
     return output
 
 
-def _encode(one: "Benchmark", corpus: str, index: Path, encoder: list[str], command: Command) -> None:
-    if _stale(index / "e2rank.json", Path(corpus)):
+def _encode(one: "Benchmark", corpus: str, index: Path, identity: str, encoder: list[str], command: Command) -> None:
+    if not _is_fresh(index, corpus, identity):
         command(["index", *one.words, *encoder, "--corpus", corpus, "--output", str(index), "--overwrite"])
+
+
+def _is_fresh(index: Path, corpus: str, identity: str) -> bool:
+    """Whether the index is newer than the corpus, and was made with these weights: a model may be trained anew."""
+    from e2rank_pyserini.sealed import read_sealed
+
+    sidecar = index / "e2rank.json"
+    return not _stale(sidecar, Path(corpus)) and read_sealed(sidecar)["model"]["identity"] == identity
 
 
 def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from e2rank_pyserini.catalog import dataset, model
@@ -64,6 +65,16 @@ def test_an_encoder_gives_our_vectors(tmp_path: Path):
     folder = exported("e2rank-minilm", tmp_path)
     assert_same_vectors(sentence_transformer(folder), ours, None)
     assert_same_model(E2RankEncoder.load(str(folder), device="cpu", dtype="float32"), ours)
+
+
+def test_the_first_layers_of_a_model_are_a_model(tiny_model: Path, tmp_path: Path):
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_model, mine)
+    record = yaml.safe_load((mine / "e2rank.yaml").read_text())
+    (mine / "e2rank.yaml").write_text(yaml.safe_dump({**record, "layers": 1}))
+    ours = E2RankEncoder.load(str(mine), device="cpu")
+    assert len(ours.network.layers) == 1
+    assert_same_vectors(sentence_transformer(exported(str(mine), tmp_path / "out", "--task", TASK)), ours, TASK)
 
 
 def assert_same_model(again: E2RankEncoder, ours: E2RankEncoder) -> None:

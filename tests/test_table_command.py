@@ -115,6 +115,30 @@ def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
     assert [words[0] for words in commands.words][:1] == ["index"]  # what is rescored may be other documents
 
 
+def test_a_model_that_is_trained_anew_is_measured_anew(
+    tiny_model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from safetensors.torch import load_file, save_file
+
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_model, mine)
+    commands = Commands()
+    table(asked(mine, data), commands)
+    before = capsys.readouterr().out
+    weights = load_file(mine / "model.safetensors")
+    save_file({name: weight + 0.1 for name, weight in weights.items()}, mine / "model.safetensors", {"format": "pt"})
+    os.utime(mine / "model.safetensors", (0, 0))  # unpacked from an archive, say
+    commands.words.clear()
+    table(asked(mine, data), commands)
+    after = capsys.readouterr().out
+    assert [words[0] for words in commands.words] == ["index", *["rerank"] * 4]
+    assert after != before
+    shutil.rmtree("runs")
+    shutil.rmtree("indexes")
+    table(asked(mine, data), commands)
+    assert capsys.readouterr().out == after
+
+
 def test_only_what_is_rescored_is_encoded_unless_all_is_there(tiny_model: Path, data: Path, beir: Path):
     first = data / POOL / "runs" / "dl19.tasb.top100.trec"
     first.write_text("".join(line for line in first.read_text().splitlines(keepends=True) if line.startswith("007 ")))
