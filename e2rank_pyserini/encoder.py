@@ -165,6 +165,11 @@ class E2RankEncoder:
                     f"model {self.spec.name}: the prompt variant pair is for encoders: `eos: null`, `chat: none` and a "
                     "tokenizer with a separator token"
                 )
+            if "{task}" in self.spec.query:  # the prompt, which is added to the query, has no place for it
+                raise E2RankError(
+                    f"model {self.spec.name}: the prompt variant pair is for queries without a task, not for "
+                    f"{self.spec.query!r}"
+                )
             return
         try:
             text = self.tokens.prompt_text(probe)

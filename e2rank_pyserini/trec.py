@@ -68,7 +68,10 @@ def read_qrels(path: Path) -> Qrels:
     width = None
     for number, line in enumerate(read_lines(path), start=1):
         columns = line.split()
-        if not columns or (number == 1 and columns[0] == "query-id"):
+        if not columns:
+            continue
+        if number == 1 and columns[0] == "query-id":
+            width = 3  # a docid with a blank must not make it TREC's form
             continue
         width = width or len(columns)
         if len(columns) not in (3, 4):

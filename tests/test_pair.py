@@ -187,6 +187,12 @@ def test_a_decoder_is_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
+def test_pair_has_no_place_for_a_task(encoder: E2RankEncoder):
+    spec = dataclasses.replace(encoder.spec, query="Instruct: {task} Query: {query}")
+    with pytest.raises(E2RankError, match="the prompt variant pair is for queries without a task, not for 'Instruct"):
+        E2RankEncoder(spec, encoder.network, encoder.tokens.tokenizer, "x")
+
+
 def test_pair_without_a_separator_is_refused(encoder: E2RankEncoder):
     for wrong in ({"eos": "[SEP]"}, {"chat": "{{ messages[0].content }}"}):
         spec = dataclasses.replace(encoder.spec, **wrong)

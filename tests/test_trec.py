@@ -145,6 +145,7 @@ def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
     [
         ("q 0 d 1\nq 0 1\n", "x:2: expected 4 columns as in the lines before, got 3"),
         ("query-id\tcorpus-id\tscore\nq d 1\nq 0 d 1\n", "x:3: expected 3 columns as in the lines before, got 4"),
+        ("query-id\tcorpus-id\tscore\nq\ta docid\t1\n", "x:2: expected 3 columns as in the lines before, got 4"),
     ],
 )
 def test_qrels_that_have_lost_a_column_are_refused(tmp_path: Path, content: str, told: str):
