@@ -142,6 +142,7 @@ def test_a_text_is_encoded_once_and_kept_for_a_run_that_goes_on(
         f"teacher {wide}: read 7 of 7 texts, 0 of 4 documents, 2 of 2 queries and 0 of 3 documents in prompts cut"
         in said
     )
+    second.centre, second.turn = torch.ones(96), torch.zeros(96, 96)  # as another rounding might fit them
     second.read(examples, chosen, 3, tmp_path / "new" / "kept.safetensors")
     assert second.encoder.tally.tokens == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["kept.safetensors"]
@@ -224,6 +225,27 @@ def test_an_adapter_in_the_last_layers_leaves_the_first_alone(spec: ModelSpec):
     assert all("layers.1." in name and "lora_" in name for name in names)
     some = dataclasses.replace(chosen, lora=Lora(4, 8, ("q_proj",)))
     assert sum(weight.requires_grad for weight in learner(spec, some, "cpu").network.parameters()) == 2
+
+
+def test_an_adapter_that_is_trained_further_keeps_to_the_recipe(spec: ModelSpec, tmp_path: Path):
+    chosen = Recipe("rank", 1e-3, 2, steps=1, dtype="float32", lora=Lora(4, 8, ("q_proj", "v_proj")))
+    train(spec, chosen, EXAMPLES, tmp_path / "first", device="cpu")
+    first = model(str(tmp_path / "first"))
+    further = learner(first, dataclasses.replace(chosen, layers=1), "cpu").network
+    names = {name for name, weight in further.named_parameters() if weight.requires_grad}
+    assert len(names) == 2 * 2
+    assert all("layers.1." in name and "lora_" in name for name in names)
+    learner(first, dataclasses.replace(chosen, lora=Lora(4, 8)), "cpu")  # all linear layers: those that it has
+    for lora in (Lora(2, 8), Lora(4, 4), Lora(4, 8, ("q_proj",))):
+        with pytest.raises(E2RankError, match="has rank 4, alpha 8 and the targets q_proj, v_proj; the recipe's lora"):
+            learner(first, dataclasses.replace(chosen, lora=lora), "cpu")
+
+
+def test_the_space_is_fitted_on_more_documents_than_it_has_dimensions(spec: ModelSpec, wide: Path, monkeypatch):
+    monkeypatch.setattr("e2rank_pyserini.training.teacher.FITTED", 8)
+    teacher = Teacher(E2RankEncoder.load(str(wide), device="cpu"))
+    teacher.fit(E2RankEncoder.load(spec, device="cpu"), lists(40, 4, seed=3, most=12))
+    assert teacher.encoder.tally.documents == 4 * 64 // 3
 
 
 def test_more_layers_than_the_model_has_are_one_line(spec: ModelSpec):

@@ -162,6 +162,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("unknown-key", {"ranknet_wieght": 2.0}, "", "unknown key 'ranknet_wieght'; did you mean ranknet_weight"),
     ("unknown-task-key", {"tasks": {"a": {"retrival": "x"}}}, "", "unknown key 'retrival'; did you mean retrieval"),
     ("unknown-lora-key", {"lora": {"rank": 2, "alpha": 2, "target": []}}, "", "unknown key 'target'"),
+    ("task-of-no-source", {"tasks": {"aa": {"noun": "x"}}}, "", "tasks: 'aa': no example is of this source; did you"),
     ("lora-rank", {"lora": {"rank": 0, "alpha": 2}}, "", "lora: expected rank and alpha of at least 1"),
     ("lora-targets", {"lora": {"rank": 1, "alpha": 2, "targets": ["x_proj"]}}, "", "lora does not fit it"),
     ("lora-and-compress", {"lora": {"rank": 1, "alpha": 2}, "compress": 2}, "", "exclude each other"),

@@ -134,6 +134,17 @@ def test_the_loss_and_its_gradients_equal_the_slow_reference(encoder: E2RankEnco
     assert_alike(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize("chosen", [EMBED, RANK], ids=["embed", "rank"])
+def test_the_positives_of_a_querys_other_lists_are_no_negatives(encoder: E2RankEncoder, chosen: Recipe):
+    again = graded(AWKWARD[0].query, [TEXTS[6], TEXTS[4], TEXTS[9], TEXTS[10]], [3, 0, 1, 3])
+    examples = [*AWKWARD, again]
+    found, _ = gradients(encoder, examples, chosen)
+    batch = [(example.query, example.documents, example.relevance) for example in examples]
+    tokenizer, network = encoder.tokens.tokenizer, encoder.network
+    expected = slow.batch_loss(network, tokenizer, batch, stage=chosen.stage, window=5, lengths=LENGTHS)
+    assert found["infonce"] == pytest.approx(float(expected["infonce"].detach()), rel=1e-5)
+
+
 def test_a_source_is_told_its_own_tasks(encoder: E2RankEncoder):
     tasks = Tasks("Find the tweet", "Order the tweets", "Tweets")
     chosen = dataclasses.replace(RANK, tasks={"a": tasks, "b": Tasks("x", "y", "z")})

@@ -11,7 +11,7 @@ from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, with_adapter
-from e2rank_pyserini.training.recipe import Recipe
+from e2rank_pyserini.training.recipe import Lora, Recipe
 from e2rank_pyserini.types import E2RankError
 
 
@@ -123,10 +123,17 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
 
     if spec.adapter is not None and (adapter_of(spec) / FILE).exists():
         raise E2RankError(f"model {spec.name}: its adapter is a change in 4 bits; `compress: int4` trains it further")
-    if spec.adapter is not None:
-        return PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
     lora = recipe.lora
     assert lora is not None
+    if spec.adapter is not None:
+        further = PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
+        _check_adapter(spec, lora, further.peft_config["default"])
+        if recipe.layers is not None:
+            last = _last(network, recipe.layers)
+            for name, weight in network.named_parameters():
+                if name.rpartition(".")[0] not in last:
+                    weight.requires_grad_(False)
+        return further
     torch.manual_seed(recipe.seed)
     targets = list(lora.targets) or "all-linear"
     if recipe.layers is not None:
@@ -138,6 +145,16 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
         return get_peft_model(network, config).eval()
     except ValueError as error:  # targets that the model does not have
         raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
+
+
+def _check_adapter(spec: ModelSpec, lora: Lora, found: Any) -> None:
+    """Refuse a recipe that asks for another adapter than the one that is trained further."""
+    modules = {name.rpartition(".")[2] for name in found.target_modules}
+    if (found.r, found.lora_alpha) != (lora.rank, lora.alpha) or (lora.targets and set(lora.targets) != modules):
+        raise E2RankError(
+            f"model {spec.name}: its adapter, which is trained further, has rank {found.r}, alpha {found.lora_alpha} "
+            f"and the targets {', '.join(sorted(modules))}; the recipe's lora says otherwise"
+        )
 
 
 def _last(network: Any, layers: int) -> set[str]:

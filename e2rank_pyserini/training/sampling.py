@@ -1,8 +1,10 @@
 """The order of the batches: one source a batch, a pure function of the seed, so that a killed run can go on."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
+from e2rank_pyserini.catalog import near_miss
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.types import E2RankError
@@ -26,10 +28,29 @@ def batches_of(examples: Sequence[Example], recipe: Recipe) -> list[Batch]:
     return batches[: recipe.steps]
 
 
+def used(examples: Sequence[Example], batch: int) -> tuple[Counter[str], Counter[str]]:
+    """Examples by source: of those that batches are made of, and of those that have too few for one."""
+    counts = Counter(example.source for example in examples)
+    enough = Counter({source: count for source, count in counts.items() if count >= batch})
+    return enough, counts - enough
+
+
+def check_tasks(recipe: Recipe, examples: Sequence[Example]) -> None:
+    """Refuse tasks of a source that no example has: its queries would be told another one."""
+    sources = {example.source for example in examples}
+    for source in recipe.tasks:
+        if source not in sources:
+            raise E2RankError(
+                f"recipe: tasks: {source!r}: no example is of this source{near_miss(source, sources)} "
+                f"(sources: {', '.join(sorted(sources))})"
+            )
+
+
 def schedule(sources: Sequence[str], batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Example numbers in batches of exactly `batch`, each of one source, shuffled within and between sources.
 
-    What is left of a source after its last whole batch is not used in this epoch (another part is in the next).
+    What is left of a source after its last whole batch is not used in this epoch (another part is in the next); a
+    source of fewer than a batch is never used.
     """
     chance = random.Random(f"{seed} {epoch}")
     by_source: dict[str, list[int]] = {}

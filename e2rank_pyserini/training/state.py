@@ -71,7 +71,7 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
             weight.data.copy_(kept[name])
             prefix = f"{name} "
             optimizer.state[weight] = {
-                key.removeprefix(prefix): value if key.endswith(" step") else value.to(weight.device)
+                key.removeprefix(prefix): value.to(weight.device)  # `step` too, as a fused optimizer has it
                 for key, value in moments.items()
                 if key.startswith(prefix)
             }

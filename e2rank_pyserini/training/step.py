@@ -130,15 +130,25 @@ def _alike(documents: torch.Tensor) -> torch.Tensor:
 def _contrastive(
     vectors: torch.Tensor, queries: torch.Tensor, rows: Rows, examples: Sequence[Example], recipe: Recipe
 ) -> torch.Tensor:
-    """InfoNCE over all documents of the batch; a query's own documents that tie with its positive are no negatives."""
+    """InfoNCE over all documents of the batch. A query's positives are none of its negatives, nor what ties with them.
+
+    Its positives are those of every list of the batch that is the same query's.
+    """
     columns = sorted({row for members in rows.documents for row in members})
     place = {row: column for column, row in enumerate(columns)}
-    positives, excluded = [], torch.zeros(len(examples), len(columns), dtype=torch.bool)
-    for number, (example, members) in enumerate(zip(examples, rows.documents, strict=True)):
+    positives: list[int] = []
+    tied: dict[str, list[int]] = {}  # query -> the columns of its positives and of what is as relevant
+    for example, members in zip(examples, rows.documents, strict=True):
         best = example.ranking[0]
         positives.append(place[members[best]])
-        for row, relevance in zip(members, example.relevance, strict=True):
-            excluded[number, place[row]] |= relevance >= example.relevance[best]
+        tied.setdefault(example.query, []).extend(
+            place[row]
+            for row, relevance in zip(members, example.relevance, strict=True)
+            if relevance >= example.relevance[best]
+        )
+    excluded = torch.zeros(len(examples), len(columns), dtype=torch.bool)
+    for number, example in enumerate(examples):
+        excluded[number, tied[example.query]] = True
     device = vectors.device
     return info_nce(
         queries, vectors[columns], torch.tensor(positives, device=device), recipe.temperature, excluded.to(device)

@@ -20,7 +20,7 @@ from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
 
-FITTED = 512  # documents that the centre and the turn of the space are fitted on
+FITTED = 512  # documents, at least, that the centre and the turn of the space are fitted on
 FED_BACK = 0.5  # what the documents' mean counts beside the query, as in Rocchio's feedback
 SHARPNESS = 20.0  # of the weights in that mean, times the cosine with the query
 _BLOCK = 8192  # texts encoded between two moves of the bar
@@ -49,17 +49,19 @@ class Teacher:
     def fit(self, student: E2RankEncoder, examples: Sequence[Example]) -> None:
         """Centre the teacher's space, and turn it to lie as near as it can to where the student's vectors are already.
 
-        What all of a model's vectors share orders nothing, but would be most of what there is to learn.
+        What all of a model's vectors share orders nothing, but would be most of what there is to learn. There are to
+        be more documents than the narrower space has dimensions: else rounding decides some of the turn.
         """
-        texts = documents_of(examples[:FITTED])[:FITTED]
+        count = max(FITTED, 4 * min(self.encoder.dim, student.dim) // 3)
+        texts = documents_of(examples[:count])[:count]
         theirs, ours = (torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student))
         self.centre, self.turn = theirs.mean(dim=0), turned(theirs, ours)
 
     def read(self, examples: Sequence[Example], recipe: Recipe, window: int, kept: Path | None = None) -> None:
         """Encode all that `targets` will be asked for, every process its share.
 
-        The vectors are held in float16 (2 bytes times the teacher's width a text), and in the file `kept`, from which a
-        run that goes on takes them.
+        The vectors are held in float16 (2 bytes times the teacher's width a text), and with the centre and the turn in
+        the file `kept`, from which a run that goes on takes them all. Centre and turn are the first process's.
         """
         texts = sorted(dict.fromkeys(_texts(examples, recipe, window)), key=_kind)
         self.places = {text: place for place, text in enumerate(texts)}
@@ -76,12 +78,15 @@ class Teacher:
                     found = self._encoded([texts[place] for place in places])
                     self.vectors[places] = torch.from_numpy(found).half()
                     bar.update(len(places))
-        shared = self.vectors.to(self.encoder.device)
-        add_up([shared])  # every other process left these rows 0
-        self.vectors = shared.cpu()
+        if self.rank > 0:
+            self.centre, self.turn = torch.zeros_like(self.centre), torch.zeros_like(self.turn)
+        shared = [part.to(self.encoder.device) for part in (self.vectors, self.centre, self.turn)]
+        add_up(shared)  # every other process left these rows 0
+        self.vectors, self.centre, self.turn = (part.cpu() for part in shared)
         if kept is not None and self.rank == 0:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"vectors": self.vectors}, kept.with_name(kept.name + ".new"))
+            parts = {"vectors": self.vectors, "centre": self.centre, "turn": self.turn.contiguous()}
+            save_file(parts, kept.with_name(kept.name + ".new"))
             kept.with_name(kept.name + ".new").rename(kept)
         wait()
         if self.rank == 0:
@@ -91,7 +96,8 @@ class Teacher:
 
     def _take(self, kept: Path) -> None:
         try:
-            self.vectors = load_file(kept)["vectors"]
+            parts = load_file(kept)
+            self.vectors, self.centre, self.turn = parts["vectors"], parts["centre"], parts["turn"]
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise E2RankError(f"{kept}: cannot be read ({reason}); remove it to encode again") from error

@@ -8,7 +8,6 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from e2rank_pyserini.training.log import Log, plot, read_log
 from e2rank_pyserini.training.network import change_of, is_compiled, learner
 from e2rank_pyserini.training.processes import group, own_device, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint
-from e2rank_pyserini.training.sampling import batches_of
+from e2rank_pyserini.training.sampling import batches_of, check_tasks, used
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
@@ -53,7 +52,7 @@ def train(
     Everything that is random follows from the recipe's seed. While it runs, the state is in `output`.training, and the
     same call goes on from it. Under torchrun every process makes this call. `stop_after` ends the run early at this
     step and leaves the state. Raises E2RankError when the output exists, when no source fills a batch, when the state
-    is that of another run, and when the loss is not a number.
+    is that of another run, when the recipe has a task for a source that is not there, and when the loss is no number.
     """
     if output.exists():
         raise E2RankError(f"{output}: exists already")
@@ -91,7 +90,12 @@ class Training:
         self.examples = [chosen(example, recipe) for example in examples]
         if recipe.batch < world:
             raise E2RankError(f"a batch of {recipe.batch} is too small for {world} processes")
+        check_tasks(recipe, [*examples, *dev])
         self.batches = batches_of(self.examples, recipe)
+        self.used, few = used(self.examples, recipe.batch)
+        if few and rank == 0:
+            told = ", ".join(f"{source} ({count} examples)" for source, count in few.items())
+            print(f"sources that do not fill a batch of {recipe.batch} are not used: {told}", file=sys.stderr)
         lengths = {
             "document": recipe.document_length or spec.lengths.document,
             "query": recipe.query_length or spec.lengths.query,
@@ -264,7 +268,7 @@ class Training:
             "base": self.encoder.record,
             "teacher": self.teacher.encoder.record if self.teacher else None,
             "recipe": dataclasses.asdict(self.recipe),
-            "examples": Counter(example.source for example in self.examples),
+            "examples": self.used,
             "fingerprint": self.fingerprint,
             "processes": self.world,
             "compiled": is_compiled(self.encoder.network),

@@ -97,8 +97,8 @@ def batch_loss(
 ) -> dict[str, torch.Tensor]:
     """(query, documents, relevance) each, the most relevant one being the positive -> infonce, ranknet, loss.
 
-    The candidates of a query are all texts of the batch, each once, without those of its own list that are as relevant
-    as its positive.
+    The candidates of a query are all texts of the batch, each once, without its positives in this and in any other
+    list of the same query, and without what is as relevant as the positive of its list.
     """
     model.train(False)
     retrieval, rerank, noun = tasks
@@ -108,12 +108,17 @@ def batch_loss(
             if text not in texts:
                 texts.append(text)
     stored = {text: vector(model, document_ids(tokenizer, text, lengths["document"])) for text in texts}
+    tied: dict[str, set[str]] = {}
+    for query, documents, relevance in batch:
+        best = max(relevance)
+        tied.setdefault(query, set()).update(
+            text for text, value in zip(documents, relevance, strict=True) if value == best
+        )
     contrastive, pairs = [], []
     for query, documents, relevance in batch:
         reader = vector(model, query_ids(tokenizer, query, lengths["query"], retrieval))
         best = max(range(len(documents)), key=lambda number: relevance[number])
-        tied = {documents[number] for number in range(len(documents)) if relevance[number] == relevance[best]}
-        candidates = [documents[best], *(text for text in texts if text not in tied)]
+        candidates = [documents[best], *(text for text in texts if text not in tied[query])]
         logits = torch.stack([(reader * stored[text]).sum() / temperature for text in candidates])
         contrastive.append(torch.log(torch.exp(logits - logits.max()).sum()) + logits.max() - logits[0])
         if listwise == "prompt" and stage == "rank":
