@@ -13,6 +13,8 @@ from e2rank_pyserini.sealed import SEAL, read_sealed
 from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
+_LOOKED_AT = 64  # vectors
+_BLAS = 20  # queries from which on FAISS lets BLAS compute a Flat index's scores
 
 
 def faiss_module() -> Any:
@@ -122,8 +124,13 @@ class DenseIndex:
         return len(self.docids)
 
     def search(self, vectors: Vectors, hits: int) -> list[list[Hit]]:
-        """(n, dim) -> for each row its best min(hits, len(self)) documents, best first, ties in corpus order."""
-        scores, rows = self.index.search(np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self)))
+        """(n, dim) -> for each row its best min(hits, len(self)) documents, best first, ties in corpus order.
+
+        Where a Flat index has ties at the cut, the first of them in the corpus are found.
+        """
+        asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
+        flat = isinstance(self.index, self.faiss.IndexFlat)
+        scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
         if not rows.max(initial=-1) >= 0 and len(rows):
             raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
         found = []
@@ -182,12 +189,48 @@ class DenseIndex:
                 f"{self.directory}: holds vectors of {self.dim} dimensions, model {model['name']} makes {dim}"
             )
 
+    def check_lengths(self) -> None:
+        """Refuse stored vectors, those of the first documents, that are not of length 1: no search ranks by cosine."""
+        if not self.exact:
+            return
+        lengths = np.linalg.norm(self.raw(0, min(_LOOKED_AT, len(self))), axis=1)
+        wrong = int(np.argmax(np.abs(lengths - 1)))
+        if abs(lengths[wrong] - 1) > 0.01:
+            raise E2RankError(
+                f"{self.directory}: expected vectors of length 1, found one of length {lengths[wrong]:.3f} (document "
+                f"{self.docids[wrong]}); encode with --l2-norm"
+            )
+
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""
         inner = None if self._direct_map else self.faiss.try_extract_index_ivf(self.index)
         if inner is not None:
             inner.make_direct_map()
         self._direct_map = True
+
+
+def first_found(index: Any, vectors: Vectors, hits: int) -> tuple[Vectors, NDArray[np.int64]]:
+    """(n, dim) -> scores and rows, (n, hits), of a Flat index: the best, and of rows that tie the first ones.
+
+    FAISS keeps the last ones at the cut, whatever comes before them: more are asked for until all that tie are there.
+    """
+    asked = min(hits + 1, index.ntotal)
+    scores, rows = _in_order(*index.search(vectors, asked))
+    best, numbers = scores[:, :hits].copy(), rows[:, :hits].copy()
+    cut = np.flatnonzero(scores[:, -1] == best[:, -1]) if asked > hits else np.arange(0)
+    while len(cut) and asked < index.ntotal:
+        asked = min(2 * asked, index.ntotal)
+        many = max(len(cut), min(len(vectors), _BLAS))  # FAISS computes few queries otherwise: other last bits
+        scores, rows = _in_order(*index.search(vectors[np.resize(cut, many)], asked))
+        scores, rows = scores[: len(cut)], rows[: len(cut)]
+        best[cut], numbers[cut] = scores[:, :hits], rows[:, :hits]
+        cut = cut[scores[:, -1] == scores[:, hits - 1]]
+    return best, numbers
+
+
+def _in_order(scores: Vectors, rows: NDArray[np.int64]) -> tuple[Vectors, NDArray[np.int64]]:
+    order = np.lexsort((rows, -scores), axis=1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def check_form(directory: Path) -> None:

@@ -210,6 +210,7 @@ def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Names
     opened.check_model(encoder.record, encoder.dim)
     if opened.built_with is not None:
         return
+    opened.check_lengths()
     if not arguments.corpus and data is None:
         print(
             f"e2rank {arguments.command}: {opened.directory} does not say which model built it, and without a corpus "
@@ -223,13 +224,27 @@ def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Names
         raise E2RankError(f"{opened.directory}: its document {docid} is not in the corpus")
     text = document_text(found[docid].title, found[docid].text, document_template(opened, data))
     stored, _ = opened.vectors([docid])
+    before = dataclasses.replace(encoder.tally)
     likeness = float(stored[0] @ encoder.encode_documents([text])[0])
-    encoder.tally.documents -= 1
+    encoder.tokens.tally = before
     if likeness < (0.99 if opened.exact else 0.5):
         raise E2RankError(
             f"{opened.directory}: document {docid} encoded by {encoder.spec.name} has cosine "
             f"{likeness:.3f} with its stored vector; it was built with another model or from other text"
         )
+
+
+def tell_other_corpus(opened: "DenseIndex", source: str, fingerprint: str | None, command: str) -> None:
+    """Say so where files that are read are not those that an index says it was built from."""
+    sidecar = opened.sidecar or {}
+    built, was = sidecar.get("corpus"), sidecar.get("corpus_fingerprint")
+    if built is None or was in (None, fingerprint) or corpora.is_lucene(str(built)) or corpora.is_lucene(source):
+        return
+    print(
+        f"e2rank {command}: {opened.directory} was built from {built}, and by names and sizes of its files {source} is "
+        "another corpus, or has changed since: what is read may not be what its vectors are of",
+        file=sys.stderr,
+    )
 
 
 def document_template(opened: "DenseIndex", data: Dataset | None) -> str:

@@ -23,6 +23,7 @@ from e2rank_pyserini.inputs import (
     named_dataset,
     opened_index,
     rerank_task,
+    tell_other_corpus,
     topics_of,
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, tell_parts, write_with_record
@@ -59,6 +60,9 @@ class Refining:
             self.index = opened_index(arguments)
         self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
+        if self.source is not None:
+            read = self.inputs["corpus"]["fingerprint"]
+            tell_other_corpus(self.index, self.source, read, arguments.command)
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from e2rank_pyserini import integrity
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.fingerprint import WHOLE, of_files
-from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, read_faiss
+from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, first_found, read_faiss
 from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
 from e2rank_pyserini.storage import Folder, is_remote, local
 from e2rank_pyserini.types import E2RankError, Vectors
@@ -80,12 +80,10 @@ class _Parts:
         scores = np.empty((len(vectors), 0), dtype=np.float32)
         rows = np.empty((len(vectors), 0), dtype=np.int64)
         for start, part in self._opened(range(len(self.paths))):
-            more, numbers = part.search(vectors, min(hits, part.ntotal))
+            more, numbers = first_found(part, vectors, min(hits, part.ntotal))
             if scores.shape[1] == hits:  # a later row comes in only with a better score than the last one's
                 width = int((more > scores[:, -1:]).sum(axis=1).max(initial=0))
                 more, numbers = more[:, :width], numbers[:, :width]
-            ordered = np.lexsort((numbers, -more), axis=1)  # FAISS's own order of ties is its heap's
-            more, numbers = np.take_along_axis(more, ordered, 1), np.take_along_axis(numbers, ordered, 1)
             scores = np.concatenate([scores, more], axis=1)
             rows = np.concatenate([rows, numbers + start], axis=1)
             best = np.argsort(-scores, axis=1, kind="stable")[:, :hits]  # two sorted runs: it merges them

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.index import DenseIndex, faiss_package, flat_header
+from e2rank_pyserini.index import DenseIndex, faiss_module, faiss_package, flat_header
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.integrity import fingerprint
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.sealed import read_sealed
+from e2rank_pyserini.sharded import _Parts
 from e2rank_pyserini.types import Document, E2RankError
 
 
@@ -97,6 +100,50 @@ def test_ties_keep_the_corpus_order(tmp_path: Path, encoder: E2RankEncoder):
     opened = DenseIndex(tmp_path / "i")
     (hits,) = opened.search(encoder.encode_documents(["wing"]), 3)
     assert [hit.docid for hit in hits] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("queries", [1, 3, 30])  # FAISS computes many queries otherwise than few
+def test_ties_at_the_cut_are_the_first_in_the_corpus(tmp_path: Path, queries: int):
+    """Every cut is the head of the whole order, also where better documents come after those that tie."""
+    faiss, draw = faiss_module(), np.random.default_rng(0)
+    kinds = draw.normal(size=(12, 16)).astype(np.float32)
+    kinds /= np.linalg.norm(kinds, axis=1, keepdims=True)
+    of = np.concatenate([draw.integers(0, 4, 50), draw.integers(0, 12, 10)])  # the kind of each of 60 documents
+    asked = kinds[draw.integers(0, 12, queries)]
+    edges = [0, 7, 30, 31, 60]
+    for name, start, stop in [("whole", 0, 60), *((str(one), *edges[one : one + 2]) for one in range(4))]:
+        index = faiss.IndexFlatIP(16)
+        index.add(kinds[of[start:stop]])
+        (tmp_path / name).mkdir()
+        faiss.write_index(index, str(tmp_path / name / "index"))
+    (tmp_path / "whole" / "docid").write_text("".join(f"{row}\n" for row in range(60)))
+    whole = DenseIndex(tmp_path / "whole")
+    parts = _Parts([tmp_path / str(one) / "index" for one in range(4)], np.diff(edges).tolist(), 16)
+    for hits in (1, 3, 9, 12, 30, 59, 60):
+        found, (_, rows) = whole.search(asked, hits), parts.search(asked, hits)
+        for number, query in enumerate(asked):
+            expected = sorted(range(60), key=lambda row: (-float(kinds[of[row]].astype(float) @ query), row))[:hits]
+            assert [hit.docid for hit in found[number]] == list(map(str, expected))
+            assert rows[number].tolist() == expected
+
+
+def test_vectors_of_other_lengths_are_refused(
+    tiny_index: Path, tiny_model: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As `pyserini.encode` leaves them without --l2-norm."""
+    faiss = faiss_module()
+    place = tmp_path / "theirs"
+    place.mkdir()
+    shutil.copy(tiny_index / "docid", place)
+    longer = faiss.IndexFlatIP(64)
+    longer.add(DenseIndex(tiny_index).raw(0, 40) * np.linspace(1, 20, 40, dtype=np.float32)[:, None])
+    faiss.write_index(longer, str(place / "index"))
+    words = ["--dataset", str(beir), "--index", str(place), "--encoder", str(tiny_model)]
+    assert main(["search", *words, "--output", str(tmp_path / "x.trec")]) == 1
+    assert (
+        "expected vectors of length 1, found one of length 20.000 (document 039); encode with"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_sidecar_says_what_was_built(tiny_index: Path, tiny_model: Path):

@@ -1,6 +1,7 @@
 """`e2rank rerank` and `e2rank feedback` with every option, against commands run in turn and against brute force."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,23 @@ def test_where_the_time_of_a_query_went_is_said(made: Made, tmp_path: Path, caps
     assert list(told) == ["tokenise", "encode", "gather", "score"]
     for part, milliseconds in told.items():
         assert milliseconds == pytest.approx(1000 * seconds[part] / len(run), abs=0.11)
+
+
+def test_a_corpus_that_is_not_the_indexs_is_told(
+    made: Made, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    told = "was built from"
+    made("rerank", "--window", "2")
+    assert told not in capsys.readouterr().err
+    shutil.copy(beir / "corpus.jsonl", tmp_path / "corpus.jsonl")
+    made("rerank", "--window", "2", "--corpus", str(tmp_path / "corpus.jsonl"))  # the same, elsewhere
+    assert told not in capsys.readouterr().err
+    (tmp_path / "corpus.jsonl").write_text((beir / "corpus.jsonl").read_text().replace("wing", "rudder"))
+    made("rerank", "--window", "2", "--corpus", str(tmp_path / "corpus.jsonl"))
+    said = [line for line in capsys.readouterr().err.splitlines() if told in line]
+    assert len(said) == 1
+    assert said[0].startswith("e2rank rerank: ")
+    assert "is another corpus, or has changed since" in said[0]
 
 
 def test_the_corpus_is_read_once_for_windows_and_absent_documents(
