@@ -117,9 +117,9 @@ def _field(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
     return str(next((value for value in values if str(value).strip()), values[0]))
 
 
-# *+ gives nothing back: a page of blanks is read once
-_NUMBER = re.compile(r"<num>\s*+(?:Number:\s*+)?([^\s<]+)", re.I)
-_TITLE = re.compile(r"<title>\s*+(?:Topic:)?([^<]*+)", re.I)
+# *+ gives nothing back: a page of blanks is read once. A title ends at a tag; another `<` is less than.
+_NUMBER = re.compile(r"<num>\s*+(?:Number\s*+:\s*+)?([^\s<]+)", re.I)
+_TITLE = re.compile(r"<title>\s*+(?:Topic:)?((?:[^<]++|<(?!/?[a-z][^<>]*+>))*+)", re.I)
 _DOCNO = re.compile(r"\s*+<DOCNO>\s*+([^\s<]++)\s*+</DOCNO>(.*)", re.I | re.S)
 
 

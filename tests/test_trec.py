@@ -92,6 +92,21 @@ def test_topics_in_every_form(tmp_path: Path, form: str):
         assert list(topics) == ["007", "q-2"]
 
 
+@pytest.mark.parametrize(
+    ("content", "topics"),
+    [
+        ("<top>\n<num> 1\n<title> effect of Mach < 0.3 on drag\n</top>", {"1": "effect of Mach < 0.3 on drag"}),
+        ("<top><num>1</num><title>p<0.05, <3 and x <y</title></top>", {"1": "p<0.05, <3 and x <y"}),
+        ("<top>\n<num> 1\n<title> a <\n<desc> D\n</top>", {"1": "a <"}),
+        ('<top>\n<num> 1\n<title> a\n<desc lang="en"> D\n</top>', {"1": "a"}),
+        ("<top>\n<num> Number : 5\n<title> a\n</top>\n<top>\n<num>Number :6\n<title> b\n</top>", {"5": "a", "6": "b"}),
+    ],
+)
+def test_trec_topics_as_they_are_typed(tmp_path: Path, content: str, topics: dict[str, str]):
+    (tmp_path / "x").write_text(content)
+    assert read_topics(tmp_path / "x") == topics
+
+
 def test_qrels_of_both_forms(tmp_path: Path):
     (tmp_path / "trec").write_text("007 0 d1 2\n007 Q0 d2 0\n1 0 d1 -1\n")
     (tmp_path / "beir").write_text("query-id\tcorpus-id\tscore\n007\td1\t2\n007\td2\t0\n1\td1\t-1\n")
@@ -180,6 +195,8 @@ def test_a_topic_that_would_be_lost_is_an_error(tmp_path: Path, content: str, to
     [
         (f"<top>\n<num> 1\n<title> a{' ' * 300_000}b\n</top>", "a b"),
         (f"<top>\n<num>{' ' * 300_000}1\n<title> Topic: a b <desc>\n</top>", "a b"),
+        (f"<top>\n<num> Number{' ' * 300_000}: 1\n<title> {'<' * 300_000}a\n</top>", "<" * 300_000 + "a"),
+        (f"<top>\n<num> 1\n<title> {'<a' * 300_000}{' ' * 300_000}\n</top>", "<a" * 300_000),
         ("<t><topic number='1'><query>" + "a\n" * 300_000 + "</query></topic></t>", " ".join("a" * 300_000)),
     ],
 )

@@ -571,6 +571,7 @@ WRITTEN = {
     "qids.jsonl": '{"qid": "a1", "title": "café \\ud83d\\ude00"}\n{"qid": 5, "title": "five"}\n',
     "title-and-text.jsonl": '{"id": "a1", "title": "the query", "text": "a description of it"}\n',
     "topics.trec": TREC,
+    "less-than.trec": TREC.replace("Organized", "< 0.3 <Organized"),
     "cacm.txt": CACM,
 }
 # reader, its field of the query, text
