@@ -161,7 +161,7 @@ def _blocks(text: str, tag: str, mark: str, path: Path, *, closed: bool = False)
 
 def _xml(text: str, path: Path) -> Rows:
     """`<topic number="…"><query>` (or `<title>`) of the web, COVID and other tracks: real XML, topic by topic."""
-    topics, broken = _xml_topics(text)
+    topics, broken = _xml_topics(text, path)
     for line, number, fields in topics:
         query = fields.get("query", fields.get("title"))
         if number is None:
@@ -174,8 +174,11 @@ def _xml(text: str, path: Path) -> Rows:
         raise E2RankError(f"{path}:{line}: not XML: {reason}")
 
 
-def _xml_topics(text: str) -> tuple[list[tuple[int, str | None, dict[str, str]]], tuple[int, str] | None]:
-    """(line, number, the texts of its children) of every whole topic; line and reason where the XML breaks off."""
+def _xml_topics(text: str, file: Path) -> tuple[list[tuple[int, str | None, dict[str, str]]], tuple[int, str] | None]:
+    """(line, number, the texts of its children) of every whole topic; line and reason where the XML breaks off.
+
+    Raises E2RankError for a topic of two queries or titles.
+    """
     topics: list[tuple[int, str | None, dict[str, str]]] = []
     opened: list[tuple[int, str | None, dict[str, str]]] = []
     path: list[str] = []
@@ -187,6 +190,10 @@ def _xml_topics(text: str) -> tuple[list[tuple[int, str | None, dict[str, str]]]
             opened.append((parser.CurrentLineNumber, attributes.get("number"), {}))
             path.clear()
         path.append(tag)
+        if opened and len(path) == 2 and tag in ("query", "title"):
+            if tag in opened[-1][2]:
+                raise E2RankError(f"{file}:{parser.CurrentLineNumber}: expected one <{tag}> in a <topic>, got more")
+            opened[-1][2][tag] = ""
 
     def data(characters: str) -> None:
         if opened and len(path) > 1:
@@ -196,8 +203,6 @@ def _xml_topics(text: str) -> tuple[list[tuple[int, str | None, dict[str, str]]]
     def end(tag: str) -> None:
         if path:
             path.pop()
-        if opened and tag == "query":
-            opened[-1][2].setdefault("query", "")
         if tag == "topic":
             topics.append(opened.pop())
 

@@ -180,6 +180,14 @@ DOC = "<DOC>\n<DOCNO>{0}</DOCNO>\nquery {0}\n</DOC>\n"
         (TOP.format(1).replace("<top>", "<tqp>") + TOP.format(2), "x:5: expected one <num> in a <top>, got more"),
         (TOP.format(1).replace("</top>\n", "") + TOP.format(2).replace("<top>", ""), "x:1: expected one <num>"),
         (DOC.format(1) + DOC.format(2).replace("<DOC>", "<D0C>"), "x:1: expected one <DOCNO> in a <DOC>, got more"),
+        (
+            '<t><topic number="1"><query>a</query>\n<query>b</query></topic></t>',
+            "x:2: expected one <query> in a <topic>, got more",
+        ),
+        (
+            '<t><topic number="1">\n<title>a</title>\n<title/></topic></t>',
+            "x:3: expected one <title> in a <topic>, got more",
+        ),
         ('{"1": {"title": "a", "title": "b"}}', "x: topic 1: 'title' appears twice in one object"),
         ('{"_id": "1", "text": "a", "text": "b"}', "x:1: not JSON: 'text' appears twice in one object"),
     ],
