@@ -1,6 +1,7 @@
 """What the opt-in hook runs when a process is about to import Pyserini."""
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 from e2rank_pyserini.pyserini.hooks import attach
@@ -9,13 +10,23 @@ from e2rank_pyserini.types import E2RankError
 
 def before_pyserini() -> None:
     """Attach, with the command line if one of Pyserini's programs is what runs."""
-    words = sys.orig_argv
-    program = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    program = program_of(sys.orig_argv, sys.argv)
     if not program.startswith("pyserini."):
         attach()
         return
     sys.excepthook = _one_line
-    attach(program.removeprefix("pyserini."), words[words.index("-m") + 2 :])
+    attach(program.removeprefix("pyserini."), sys.argv[1:])
+
+
+def program_of(line: Sequence[str], words: Sequence[str]) -> str:
+    """The NAME of `python … -m NAME …` (or `-um NAME`, `-mNAME`) that is being looked for, "" for anything else.
+
+    `line` is the whole command line, `words` what Python leaves of it to the program: "-m" and what follows NAME.
+    """
+    if words[:1] != ["-m"]:
+        return ""
+    last = line[len(line) - len(words)]
+    return last.partition("m")[2] if last.startswith("-") else last
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -230,6 +230,31 @@ def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: 
         assert [docid for docid, _ in answer[name]] == [hit.docid for hit in ours]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-m told.x --a b", "told.x"),
+        ("-um told.x -m y", "told.x"),
+        ("-mtold.x -m y", "told.x"),
+        ("-X dev -W ignore -Bumtold.x m", "told.x"),
+        ("-c __import__('told') -m told.x", ""),
+        ("told/x.py -m told.x", ""),
+    ],
+)
+def test_the_program_is_known_however_python_is_told(tmp_path: Path, line: str, expected: str):
+    """Asked, as the hook asks, while Python imports the package that the program is in."""
+    (tmp_path / "told").mkdir()
+    asks = (
+        "import sys; from e2rank_pyserini.pyserini.main import program_of; print([program_of(sys.orig_argv, sys.argv)])"
+    )
+    (tmp_path / "told" / "__init__.py").write_text(asks)
+    (tmp_path / "told" / "x.py").write_text("import sys; sys.path.append('.'); import told")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == f"{[expected]}\n"
+
+
 def test_what_was_typed_is_read():
     assert asked([]) == Asked()
     words = "input --corpus c output --embeddings e --to-faiss encoder --encoder m --max-length 99 --fp16 --prefix p"
