@@ -1,7 +1,6 @@
 """Our model behind Pyserini's two encoder interfaces. Importing this room imports Pyserini (and starts the JVM)."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,10 +82,10 @@ def _no_tokenizer(name: str | None) -> str | None:
     return None if name is None else f"--tokenizer {name}: the tokenizer comes with the model"
 
 
-def register(asked: Asked | None = None) -> None:
+def register(asked: Callable[[], Asked] | None = None) -> None:
     """Put our classes first in Pyserini's two maps, in place: the first key that is a substring of a path wins.
 
-    `asked` binds what the user typed to them. Doing it again replaces the former registration.
+    `asked` says what the user typed, once a class is constructed. Doing it again replaces the former registration.
     """
     for classes, ours in (
         (document_encoder_class_map, E2RankDocumentEncoder),
@@ -94,4 +93,8 @@ def register(asked: Asked | None = None) -> None:
     ):
         others = {key: value for key, value in classes.items() if key != KEY}
         classes.clear()
-        classes.update({KEY: functools.partial(ours, asked=asked) if asked else ours, **others})
+        classes.update({KEY: _told(ours, asked) if asked else ours, **others})
+
+
+def _told(ours: Callable[..., Any], asked: Callable[[], Asked]) -> Callable[..., Any]:
+    return lambda *words, **named: ours(*words, asked=asked(), **named)

@@ -1,19 +1,19 @@
 """Make Pyserini's own programs know E2Rank: one import hook serves the runner, the `.pth` and the library.
 
-`attach(words)` changes nothing until Pyserini loads a module that has to be told, and then tells it. `words` is the
-command line of the Pyserini program that runs, for the options that Pyserini does not hand on (see options.py).
+`attach()` changes nothing until Pyserini loads a module that has to be told, and then tells it. Of a program that runs
+it keeps the command line, for the options that Pyserini does not hand on (see options.py).
 """
 
 import argparse
 import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 from e2rank_pyserini import java
-from e2rank_pyserini.pyserini.options import KEY, Asked, asked, is_ours
+from e2rank_pyserini.pyserini.options import KEY, Asked, asked, in_full, is_ours
 
 TESTED = ((1, 6), (2, 4))  # from the first up to, not including, the second
 _QUERY_ENCODERS = (
@@ -21,9 +21,10 @@ _QUERY_ENCODERS = (
     "DseQueryEncoder", "MMEBQueryEncoder", "OpenAiQueryEncoder", "SpladeQueryEncoder", "TctColBertQueryEncoder",
     "UniCoilQueryEncoder",
 )  # fmt: skip
+_typed: list[str] = []  # what argparse was given, each option by its whole name
 
 
-def attach(module: str = "", words: Sequence[str] = ()) -> None:
+def attach(module: str = "") -> None:
     """Find a Java, and tell Pyserini's modules about E2Rank as they load (those already loaded at once).
 
     `module` is the Pyserini program that runs ("encode.query"), "" for library use.
@@ -32,8 +33,9 @@ def attach(module: str = "", words: Sequence[str] = ()) -> None:
     _check_version()
     if module:
         _allow_encoder_class()
+        _keep_what_is_typed()
     told = {
-        "pyserini.encode": lambda loaded: _tell_encode(loaded, module, asked(words)),
+        "pyserini.encode": lambda loaded: _tell_encode(loaded, module, lambda: asked(_typed)),
         "pyserini.search.faiss._searcher": _tell_searcher,
         "pyserini.trectools": _tell_trectools,
     }
@@ -65,7 +67,7 @@ class _AfterImport:
         return spec
 
 
-def _tell_encode(package: ModuleType, module: str, options: Asked) -> None:
+def _tell_encode(package: ModuleType, module: str, options: Callable[[], Asked]) -> None:
     """Our classes first in both maps; for encode.query, which ignores the maps, in the place of the others."""
     from e2rank_pyserini.pyserini.encoders import E2RankQueryEncoder, register
 
@@ -75,10 +77,10 @@ def _tell_encode(package: ModuleType, module: str, options: Asked) -> None:
             setattr(package, name, _ours_or(getattr(package, name), E2RankQueryEncoder, options))
 
 
-def _ours_or(theirs: Any, ours: Any, options: Asked) -> Callable[..., Any]:
+def _ours_or(theirs: Any, ours: Any, options: Callable[[], Asked]) -> Callable[..., Any]:
     def make(encoder: str, *words: Any, **named: Any) -> Any:
         if is_ours(encoder):
-            return ours(encoder, device=named.get("device", "cpu"), asked=options)
+            return ours(encoder, device=named.get("device", "cpu"), asked=options())
         return theirs(encoder, *words, **named)
 
     return make
@@ -130,6 +132,20 @@ def _allow_encoder_class() -> None:
 
     add_argument.e2rank = True  # type: ignore[attr-defined]
     argparse._ActionsContainer.add_argument = add_argument  # type: ignore[method-assign]
+
+
+def _keep_what_is_typed() -> None:
+    """Only a parser knows which option an abbreviation means; parts of a program (`encoder`) have their own."""
+    parse = argparse.ArgumentParser.parse_known_args
+    if hasattr(parse, "e2rank"):
+        return
+
+    def parse_known_args(self: Any, args: Any = None, namespace: Any = None) -> Any:
+        _typed.extend(in_full(sys.argv[1:] if args is None else args, self._option_string_actions))
+        return parse(self, args, namespace)
+
+    parse_known_args.e2rank = True  # type: ignore[attr-defined]
+    argparse.ArgumentParser.parse_known_args = parse_known_args  # type: ignore[method-assign]
 
 
 def _check_version() -> None:

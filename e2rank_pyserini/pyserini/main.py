@@ -9,13 +9,13 @@ from e2rank_pyserini.types import E2RankError
 
 
 def before_pyserini() -> None:
-    """Attach, with the command line if one of Pyserini's programs is what runs."""
+    """Attach, as to a program if one of Pyserini's is what runs."""
     program = program_of(sys.orig_argv, sys.argv)
     if not program.startswith("pyserini."):
         attach()
         return
     sys.excepthook = _one_line
-    attach(program.removeprefix("pyserini."), sys.argv[1:])
+    attach(program.removeprefix("pyserini."))
 
 
 def program_of(line: Sequence[str], words: Sequence[str]) -> str:

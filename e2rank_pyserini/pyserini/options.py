@@ -5,7 +5,7 @@ a word, never ignored. A leaf: it imports nothing of Pyserini's.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.types import E2RankError
@@ -33,8 +33,22 @@ class Asked:
     refused: str | None = None
 
 
+def in_full(words: Sequence[str], options: Collection[str]) -> list[str]:
+    """A command line with the whole name of each option: argparse takes `--max-len` for the one that begins so."""
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        named = [option for option in options if name.startswith("--") and option.startswith(name)]
+        alone = len(named) == 1 and name not in options
+        found.append(f"{named[0]}{equals}{value}" if alone else word)
+    return found
+
+
 def asked(words: Sequence[str]) -> Asked:
-    """Read the options out of a command line of pyserini.encode, encode.query, search.faiss or search.hybrid."""
+    """Read the options out of a command line of pyserini.encode, encode.query, search.faiss or search.hybrid.
+
+    They are there by their whole names (see `in_full`).
+    """
     to_faiss = "--to-faiss" in words
     dimension = _value(words, "--dimension")
     length = _value(words, "--max-length")

@@ -12,7 +12,7 @@ from e2rank_pyserini.types import E2RankError
 def run(module: str, words: Sequence[str]) -> None:
     """Run `python -m pyserini.MODULE WORDS` in this process. Raises E2RankError for a module that is not there."""
     name = f"pyserini.{module}"
-    attach(module, words)
+    attach(module)
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:

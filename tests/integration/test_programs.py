@@ -3,6 +3,7 @@
 The model lies in a directory whose name holds three keywords of Pyserini's (ance, dse and, first, ours).
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -10,13 +11,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex
-from e2rank_pyserini.pyserini.options import Asked, asked, document_spec, query_spec
+from e2rank_pyserini.pyserini.options import Asked, asked, document_spec, in_full, query_spec
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError
@@ -201,7 +206,6 @@ print("\\n" + json.dumps(answer))
 
 def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: Path):
     """By name, as a feedback rule, and on the hits of both searchers, against the plain functions."""
-    from e2rank_pyserini.corpus import documents
     from e2rank_pyserini.prompts import RERANK_TASK, document_text
     from e2rank_pyserini.reranking import rerank
     from e2rank_pyserini.types import Hit, ListwisePrompt
@@ -261,6 +265,58 @@ def test_what_was_typed_is_read():
     assert asked(words.split()) == Asked(max_length=99, prefix="p", bfloat16=True, dimension=768)
     assert asked(["--query-prefix=a b", "--pooling", "eos", "--dimension", "64"]) == Asked(prefix="a b", pooling="eos")
     assert asked(["--add-sep"]).refused == "--add-sep: E2Rank has no separator token"
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_word_is_the_option_that_argparse_takes_it_for(data: st.DataObject):
+    parser = Parser(add_help=False)
+    names = [
+        "--max-length",
+        "--max-passage",
+        "--max",
+        "--pooling",
+        "--prefix",
+        "--prefx",
+        "--to-faiss",
+        "--fp16",
+        "--f",
+    ]
+    for name in data.draw(st.lists(st.sampled_from(names), unique=True)):
+        parser.add_argument(name, dest=name, const="flag", nargs="?")
+    name = data.draw(st.sampled_from(names))
+    word = name[: data.draw(st.integers(3, len(name)))]
+    words = [f"{word}=--x"] if data.draw(st.booleans()) else [word, "7"]
+    try:
+        found, left = parser.parse_known_args(words)
+    except ValueError:  # it could be several
+        return
+    expected = {name: value for name, value in vars(found).items() if value is not None}
+    full = in_full(words, parser._option_string_actions)
+    assert left or {full[0].partition("=")[0]: full[-1].rpartition("=")[2]} == expected
+    assert not left or full == words
+
+
+def test_abbreviations_are_honoured_under_the_hook(
+    beir: Path, model_path: Path, topics_file: Path, runs: dict[str, Path], hooked: Path, tmp_path: Path
+):
+    """--max-len and --pref of the encoder's part; --pool of the searcher's program: refused by its whole name."""
+    words = encode_words(beir, model_path, tmp_path / "index")
+    words[words.index("--dimension")] = "--dim"
+    program(hooked, "-um", "pyserini.encode", *words, "--max-len", "8", "--pref=wing ")
+    texts = [" ".join(filter(None, (one.title, one.text))) for one in documents(str(beir))]
+    spec = document_spec(str(model_path), Asked(max_length=8))
+    expected = E2RankEncoder.load(spec, device="cpu").encode_documents([f"wing {text}" for text in texts])
+    np.testing.assert_allclose(DenseIndex(tmp_path / "index").index.reconstruct_n(0, len(texts)), expected, atol=1e-5)
+    words = search_words(runs["runner"] / "index", model_path, topics_file, tmp_path / "out")
+    done = program(hooked, "-mpyserini.search.faiss", *words, "--pool", "cls", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("e2rank: --pooling cls: model ")
 
 
 def test_what_was_typed_is_honoured_or_refused(tiny_model: Path):
