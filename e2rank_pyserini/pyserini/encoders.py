@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from e2rank_pyserini import java
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.pyserini.options import KEY, Asked, check_dimension, document_spec, query_spec
-from e2rank_pyserini.types import Vectors
+from e2rank_pyserini.types import E2RankError, Vectors
 
 java.start()
 from pyserini.encode import (  # noqa: E402
@@ -34,11 +34,15 @@ class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
         self.encoder = E2RankEncoder.load(document_spec(model_name, asked), device=device, dtype=dtype)
         check_dimension(model_name, self.encoder.dim, asked)
 
-    def encode(self, texts: Sequence[str | None], titles: Sequence[str | None] | None = None, **_: Any) -> Vectors:
+    def encode(self, texts: Sequence[str | None], titles: Sequence[str | None] | None = None, **more: Any) -> Vectors:
         """n texts (and, where Pyserini was given `--fields title text`, titles) -> (n, dim).
 
-        A missing text is the empty text; title and text are joined as `e2rank index` joins them.
+        A missing text is the empty text; title and text are joined as `e2rank index` joins them. Pyserini's fp16,
+        max_length and add_sep are not read: see `asked`. Raises E2RankError for another field (`expands`).
         """
+        others = [name for name, value in more.items() if isinstance(value, Sequence) and any(value)]
+        if others:
+            raise E2RankError(f"{', '.join(others)}: E2Rank encodes titles and texts alone")
         rows = zip(titles or [None] * len(texts), texts, strict=True)
         return self.encoder.encode_documents([self.prefix + " ".join(filter(None, row)) for row in rows])
 

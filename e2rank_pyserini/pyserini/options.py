@@ -5,6 +5,7 @@ a word, never ignored. A leaf: it imports nothing of Pyserini's.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Sequence
 
 from e2rank_pyserini.catalog import ModelSpec, model
@@ -53,6 +54,7 @@ def asked(words: Sequence[str]) -> Asked:
     dimension = _value(words, "--dimension")
     length = _value(words, "--max-length")
     refused = next((f"{option}: {reason}" for option, reason in _REFUSED.items() if option in words), None)
+    refused = refused or _refused_fields(words)
     return Asked(
         max_length=int(length) if length is not None and length.isdigit() else None,
         pooling=_value(words, "--pooling"),
@@ -103,6 +105,24 @@ def _checked(name: str, options: Asked) -> ModelSpec:
     if options.pooling is not None and _SAME.get(options.pooling, options.pooling) != spec.pooling:
         raise E2RankError(f"--pooling {options.pooling}: model {name} is pooled by {spec.pooling}")
     return spec
+
+
+def _refused_fields(words: Sequence[str]) -> str | None:
+    """Why the fields that pyserini.encode was told to encode are not those that it would, None where they are."""
+    part = itertools.dropwhile(lambda word: word != "encoder", words)
+    encoder = list(itertools.takewhile(lambda word: word not in ("input", "output"), part))
+    fields: list[str] = []
+    for number, word in enumerate(encoder):
+        name, equals, value = word.partition("=")
+        if name == "--fields":
+            more = itertools.takewhile(lambda other: not other.startswith("-"), encoder[number + 1 :])
+            fields = [value] if equals else list(more)
+    others = [field for field in fields if field not in ("title", "text")]
+    if others:
+        return f"--fields {' '.join(fields)}: E2Rank encodes title and text, not {', '.join(others)}"
+    if fields and "text" not in fields:
+        return f"--fields {' '.join(fields)}: Pyserini has the text encoded as well; say --fields title text"
+    return None
 
 
 def _value(words: Sequence[str], option: str) -> str | None:

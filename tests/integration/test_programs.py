@@ -235,6 +235,49 @@ def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("encoder --fields text expand --fp16", "--fields text expand: E2Rank encodes title and text, not expand"),
+        ("encoder --fields=expand", "--fields expand: E2Rank encodes title and text, not expand"),
+        ("encoder --fields title", "--fields title: Pyserini has the text encoded as well; say --fields title text"),
+        ("encoder --fields title --fields text title input --fields id", None),
+        ("input --fields title text id output --embeddings e encoder --encoder m --fields title text", None),
+        ("input --fields title text expand encoder --encoder m", None),
+    ],
+)
+def test_fields_that_would_be_left_out_are_refused(words: str, told: str | None):
+    assert asked(words.split()).refused == told
+
+
+def test_a_field_too_many_is_refused_before_there_is_an_index(tmp_path: Path, model_path: Path):
+    (tmp_path / "corpus.jsonl").write_text('{"id": "1", "text": "wing", "expand": "flow"}\n')
+    words = encode_words(tmp_path, model_path, tmp_path / "index")
+    done = runner("encode", *("expand" if word == "title" else word for word in words), check=False)
+    assert done.returncode == 1
+    told = "e2rank pyserini: --fields expand text: E2Rank encodes title and text, not expand"
+    assert done.stderr.splitlines()[-1] == told
+    assert not (tmp_path / "index").exists()
+
+
+ENCODER = """
+import sys
+from e2rank_pyserini.pyserini.encoders import E2RankDocumentEncoder
+from e2rank_pyserini.types import E2RankError
+encoder = E2RankDocumentEncoder(sys.argv[1])
+print(encoder.encode(["a"], titles=["b"], expands=[None], fp16=False, max_length=256, add_sep=False).shape)
+try:
+    encoder.encode(["a"], expands=["b"])
+except E2RankError as error:
+    print(error)
+"""
+
+
+def test_another_field_is_refused_as_a_library(model_path: Path):
+    done = program(sys.executable, "-c", ENCODER, str(model_path))
+    assert done.stdout.splitlines()[-2:] == ["(1, 64)", "expands: E2Rank encodes titles and texts alone"]
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("-m told.x --a b", "told.x"),
