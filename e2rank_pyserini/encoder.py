@@ -99,12 +99,12 @@ class E2RankEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """n texts -> (n, dim)."""
-        return self._encoded(self.tokens.documents, texts)
+        return self._encoded(lambda some: _whole(self.tokens.documents(some)), texts)
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
         asked = RETRIEVAL_TASK if task is None else task
-        return self._encoded(lambda some: self.tokens.queries(some, asked), texts)
+        return self._encoded(lambda some: _whole(self.tokens.queries(some, asked)), texts)
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries."""
@@ -112,7 +112,7 @@ class E2RankEncoder:
         if self.forward.packing:  # else those of like length are to be together in a batch
             most = self.spec.lengths.document
             cut = parts(sum(tokens_of(text, most) for text in prompt.documents) for prompt in prompts)
-        vectors = self._encoded(self.tokens.prompts, prompts, cut, self.tokens.pooled)
+        vectors = self._encoded(lambda some: Part(*self.tokens.prompts(some)), prompts, cut)
         if self.spec.prompt != "pair":
             return vectors
         between = self.tokens.tokenizer.sep_token
@@ -122,18 +122,12 @@ class E2RankEncoder:
 
     def _encoded(
         self,
-        tokenise: Callable[[Sequence[T]], list[Ids]],
+        tokenise: Callable[[Sequence[T]], Part],
         texts: Sequence[T],
         cut: list[slice] | None = None,
-        pooled: Callable[[Ids], int] = len,
     ) -> Vectors:
         """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
-
-        def read(part: slice) -> Part:
-            rows = tokenise(texts[part])
-            return Part(rows, [pooled(row) for row in rows])
-
-        rows = (read(part) for part in cut or [slice(0, len(texts))])
+        rows = (tokenise(texts[part]) for part in cut or [slice(0, len(texts))])
         with contextlib.closing(ahead(rows) if cut and len(cut) > 1 else rows) as coming:
             return self.forward.stream(coming, len(texts))
 
@@ -192,6 +186,10 @@ def as_recorded(record: Mapping[str, Any], dtype: str, device: str, batch_tokens
             f"model {spec.name}: expected the weights {record['identity']}, found {encoder.identity} in {spec.source}"
         )
     return encoder
+
+
+def _whole(rows: list[Ids]) -> Part:
+    return Part(rows, [len(row) for row in rows])
 
 
 def _eos_id(spec: ModelSpec, tokenizer: Any) -> int | None:

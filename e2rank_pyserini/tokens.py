@@ -100,12 +100,18 @@ class TextTokenizer:
         self.tally.queries_truncated += truncated
         return rows
 
-    def prompts(self, prompts: Sequence[ListwisePrompt]) -> list[Ids]:
-        """Listwise prompts, each at most `lengths.prompt` tokens; see `fit` for what is cut."""
-        rows = []
+    def prompts(self, prompts: Sequence[ListwisePrompt]) -> tuple[list[Ids], list[int]]:
+        """Listwise prompts, each at most `lengths.prompt` tokens, and what of each is pooled.
+
+        See `fit` for what is cut, `_pooled` for the numbers.
+        """
+        rows: list[Ids] = []
+        pooled: list[int] = []
         for start in range(0, len(prompts), _TOGETHER):
             some = prompts[start : start + _TOGETHER]
-            for prompt, (fitted, ids) in zip(some, self.fit(some), strict=True):
+            fit = self.fit(some)
+            pooled += self._pooled(fit)
+            for prompt, (fitted, ids) in zip(some, fit, strict=True):
                 self.tally.prompts += 1
                 self.tally.prompts_query_truncated += fitted.query != prompt.query
                 self.tally.prompt_documents += len(prompt.documents)
@@ -114,7 +120,7 @@ class TextTokenizer:
                 )
                 self.tally.tokens += len(ids)
                 rows.append(ids)
-        return rows
+        return rows, pooled
 
     def fit(self, prompts: Sequence[ListwisePrompt]) -> list[tuple[ListwisePrompt, Ids]]:
         """Each prompt cut to `lengths.prompt` tokens, and its ids. The query and the tail always survive.
@@ -158,21 +164,26 @@ class TextTokenizer:
                 )
             budget -= 1  # a cut text can join its neighbours in one token more than it had alone
 
-    def pooled(self, ids: Ids) -> int:
-        """How many leading tokens of a listwise prompt give its vector: all, or those of the query (`pair`).
+    def _pooled(self, fit: Sequence[tuple[ListwisePrompt, Ids]]) -> list[int]:
+        """How many leading tokens of each prompt, as `fit` has it, give its vector: all, or the query's (`pair`).
 
-        Of the variant `tail` it is how many at the end, as a negative number: from the last `Query:` on. Raises
-        E2RankError where the tokenizer joins that with what stands beside it.
+        Of the variant `tail` it is how many at the end, as a negative number: from that `Query:` on after which there
+        are as many as the query itself holds. Raises E2RankError where the tokenizer joins one with what stands
+        beside it.
         """
         if self.settings.prompt == "pair":
-            return ids.index(self.tokenizer.sep_token_id) + 1
+            return [ids.index(self.tokenizer.sep_token_id) + 1 for _, ids in fit]
         if self.settings.prompt != "tail":
-            return len(ids)
-        (mark,) = self._ids([TAIL.strip()])
-        for place in reversed(range(len(ids))):
-            if ids[place : place + len(mark)] == mark:
-                return place - len(ids)
-        raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {TAIL.strip()!r}")
+            return [len(ids) for _, ids in fit]
+        start, end = TAIL.lstrip(), self.settings.eos or ""
+        mark, *tails = self._ids([start.strip(), *(f"{start}{fitted.query}{end}" for fitted, _ in fit)])
+        pooled = []
+        for (_, ids), tail in zip(fit, tails, strict=True):
+            places, own = _places(mark, ids), len(_places(mark, tail))
+            if not 0 < own <= len(places):
+                raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {start.strip()!r}")
+            pooled.append(places[-own] - len(ids))
+        return pooled
 
     def prompt_text(self, prompt: ListwisePrompt) -> str:
         """The text that reaches the tokenizer: the user turn through the model's chat template, thinking off."""
@@ -250,6 +261,11 @@ def common_budget(sizes: Sequence[int], room: int, most: int) -> int:
             return max(0, share)
         left -= size
     return most
+
+
+def _places(part: Ids, ids: Ids) -> list[int]:
+    """Where `part` begins in `ids`."""
+    return [at for at, one in enumerate(ids) if one == part[0] and ids[at : at + len(part)] == part]
 
 
 def _own_frame(tokenizer: Any) -> tuple[Ids, Ids]:

@@ -119,20 +119,20 @@ def test_the_vector_is_that_of_the_formula(encoder: E2RankEncoder):
 
 
 def test_the_pooled_span_is_the_query_and_its_frame(encoder: E2RankEncoder):
-    ids = encoder.tokens.prompts([prompt(QUERY, "wing", "drag")])[0]
+    (ids,), (pooled,) = encoder.tokens.prompts([prompt(QUERY, "wing", "drag")])
     assert (
         encoder.tokens.tokenizer.convert_ids_to_tokens(ids) == "[CLS] lift of wing [SEP] wing [SEP] drag [SEP]".split()
     )
-    assert encoder.tokens.pooled(ids) == 5
+    assert pooled == 5
 
 
 @pytest.mark.parametrize(
     "query", ["lift of [SEP] wing", "[SEP]lift of wing", "lift of wing[SEP]", "lift [sep] of wing"]
 )
 def test_a_separator_in_a_query_ends_nothing(encoder: E2RankEncoder, query: str):
-    ids = encoder.tokens.prompts([prompt(query, "drag [SEP] nose", "cone[SEP]")])[0]
+    (ids,), (pooled,) = encoder.tokens.prompts([prompt(query, "drag [SEP] nose", "cone[SEP]")])
     words = encoder.tokens.tokenizer.convert_ids_to_tokens(ids)
-    span = words[: encoder.tokens.pooled(ids)]
+    span = words[:pooled]
     assert (span[0], span[-1], span.count("[SEP]")) == ("[CLS]", "[SEP]", 1)
     assert [word for word in span if word in ("lift", "of", "wing")] == ["lift", "of", "wing"]
     assert words[len(span) :] == ["drag", "nose", "[SEP]", "cone", "[SEP]"]
@@ -144,10 +144,10 @@ def test_a_separator_in_a_query_ends_nothing(encoder: E2RankEncoder, query: str)
 def test_truncation_keeps_the_query(encoder: E2RankEncoder):
     """60 tokens: [CLS] and five [SEP] leave 54, the query has 3; of the 51 each of four documents gets 12."""
     long = [" ".join(["wing"] * 40) for _ in range(4)]
-    ids = encoder.tokens.prompts([prompt(QUERY, *long)])[0]
+    (ids,), (pooled,) = encoder.tokens.prompts([prompt(QUERY, *long)])
     words = encoder.tokens.tokenizer.convert_ids_to_tokens(ids)
     assert words[:5] == ["[CLS]", "lift", "of", "wing", "[SEP]"]
-    assert encoder.tokens.pooled(ids) == 5
+    assert pooled == 5
     assert len(ids) <= 60
     assert words[5:] == [*["wing"] * 12, "[SEP]"] * 4
     expected = by_hand(encoder, QUERY, [" ".join(["wing"] * 12)] * 4)
@@ -156,10 +156,10 @@ def test_truncation_keeps_the_query(encoder: E2RankEncoder):
 
 def test_a_long_query_is_cut_to_its_length(encoder: E2RankEncoder):
     query = " ".join(["lift"] * 50)
-    ids = encoder.tokens.prompts([prompt(query, "wing")])[0]
-    assert encoder.tokens.pooled(ids) == 12 + 2
-    ids = encoder.tokens.prompts([prompt(query, *[" ".join(["wing"] * 40)] * 4)])[0]
-    assert encoder.tokens.pooled(ids) == 12 + 2
+    _, (pooled,) = encoder.tokens.prompts([prompt(query, "wing")])
+    assert pooled == 12 + 2
+    _, (pooled,) = encoder.tokens.prompts([prompt(query, *[" ".join(["wing"] * 40)] * 4)])
+    assert pooled == 12 + 2
 
 
 @pytest.mark.parametrize("command", ["rerank", "train"])

@@ -11,6 +11,7 @@ from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import embed, padded
 from e2rank_pyserini.prompts import user_turn
+from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.training.step import backward, losses, rows_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
@@ -71,9 +72,50 @@ def test_the_vector_is_that_of_the_formula(encoder: E2RankEncoder):
     "document", ["what\nQuery: is this", "\nQuery: ", f"ends{EOS}", "long " * 400], ids=["in it", "last", "eos", "cut"]
 )
 def test_the_pooled_span_is_the_query_whatever_the_documents_hold(encoder: E2RankEncoder, document: str):
-    ids = encoder.tokens.prompts([prompt(QUERY, document, document)])[0]
+    (ids,), (pooled,) = encoder.tokens.prompts([prompt(QUERY, document, document)])
     assert len(ids) <= encoder.spec.lengths.prompt
-    assert encoder.tokens.tokenizer.decode(ids[encoder.tokens.pooled(ids) :]) == f"Query: {QUERY}{EOS}"
+    assert encoder.tokens.tokenizer.decode(ids[pooled:]) == f"Query: {QUERY}{EOS}"
+
+
+QUERIES = [
+    "Slow_Query: how to find it",
+    "first line\nQuery: second",
+    "what does MySQLQuery: mean",
+    'why "Query: timed out"',
+    "Query: Query:Query: ",
+    f"Query:{EOS}\nQuery: wing",
+    "Query:",
+    "",
+]
+
+
+@pytest.mark.parametrize("document", ["wing flow", "what\nQuery: is this\nQuery:", "long Query: " * 300])
+def test_the_pooled_span_is_the_whole_query_whatever_it_holds(encoder: E2RankEncoder, document: str):
+    """One at a time and together, in inference and in training."""
+    each = [encoder.tokens.prompts([prompt(query, document, document)]) for query in QUERIES]
+    decode = encoder.tokens.tokenizer.decode
+    assert [decode(ids[pooled:]) for (ids,), (pooled,) in each] == [f"Query: {query}{EOS}" for query in QUERIES]
+    together = encoder.tokens.prompts([prompt(query, document, document) for query in QUERIES])
+    assert together == ([ids for (ids,), _ in each], [pooled for _, (pooled,) in each])
+    examples = [Example(query, (document, "drag"), (0, 1), "s", (2.0, 1.0)) for query in QUERIES]
+    made = rows_of(examples, encoder.tokens, RANK, 2, random.Random(0))
+    spans = [decode(made.ids[row][made.pooled[row] :]) for row in made.prompts]
+    assert spans == [f"Query: {query}{EOS}" for query in QUERIES]
+
+
+@pytest.mark.parametrize("query", ["wing Query: flow " * 99, "Query: " * 300, "nose cone " * 90 + "Query: " * 90])
+@pytest.mark.parametrize("documents", [("wing Query: flow",), ("drag\nQuery: " * 200,) * 3], ids=["short", "long"])
+def test_a_query_that_is_cut_is_pooled_from_its_start(encoder: E2RankEncoder, query: str, documents: tuple[str, ...]):
+    """What is cut of it, `fit` says: the tail of its text, after the last document, is what is pooled."""
+    asked = prompt(query, *documents)
+    ((fitted, _),) = encoder.tokens.fit([asked])
+    assert fitted.query != query
+    assert query.startswith(fitted.query)
+    (ids,), (pooled,) = encoder.tokens.prompts([asked])
+    text = encoder.tokens.tokenizer.decode(ids)
+    before = "\n".join(f"[{rank}] {text}" for rank, text in enumerate(fitted.documents, start=1)) + "\n"
+    assert text.startswith(before)
+    assert encoder.tokens.tokenizer.decode(ids[pooled:]) == text[len(before) :] == f"Query: {fitted.query}{EOS}"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])

@@ -239,4 +239,5 @@ def test_a_text_of_as_many_characters_as_its_length_can_have_a_token_more():
 def test_more_prompts_than_are_tokenised_together(encoder: E2RankEncoder):
     texts = sentences(90, seed=3)
     prompts = [ListwisePrompt(text, (texts[0], text), "Rank") for text in texts]
-    assert encoder.tokens.apart().prompts(prompts) == [encoder.tokens.apart().prompts([one])[0] for one in prompts]
+    each = [encoder.tokens.apart().prompts([one]) for one in prompts]
+    assert encoder.tokens.apart().prompts(prompts) == ([ids for (ids,), _ in each], [pooled for _, (pooled,) in each])

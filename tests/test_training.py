@@ -300,7 +300,7 @@ def test_checkpointed_gradients_equal_direct_ones(spec: ModelSpec, encoder: E2Ra
 def test_a_longer_neighbour_changes_nothing(encoder: E2RankEncoder):
     """Pads are inert, in the vector and in the gradient."""
     short = encoder.tokens.documents(["wing flow pressure", "nose cone"])
-    long = encoder.tokens.prompts([ListwisePrompt("q", tuple(sentences(5)), "order")])[0]
+    (long,), _ = encoder.tokens.prompts([ListwisePrompt("q", tuple(sentences(5)), "order")])
     weights = list(encoder.network.parameters())
     target = torch.nn.functional.normalize(torch.randn(2, encoder.dim, generator=torch.Generator().manual_seed(0)))
 

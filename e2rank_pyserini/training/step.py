@@ -66,10 +66,10 @@ def rows_of(
     pooled = [len(row) for row in ids]
     prompts = []
     if recipe.prompts:
-        read = tokens.prompts([prompt_of(example, tasks, window, recipe.order, chance) for example in examples])
+        read, counts = tokens.prompts([prompt_of(example, tasks, window, recipe.order, chance) for example in examples])
         prompts = list(range(len(ids), len(ids) + len(read)))
         ids += read
-        pooled += [tokens.pooled(row) for row in read]
+        pooled += counts
     return Rows(ids, pooled, queries, prompts, [[number[text] for text in example.documents] for example in examples])
 
 
