@@ -50,10 +50,10 @@ def asked(words: Sequence[str]) -> Asked:
 
     They are there by their whole names (see `in_full`).
     """
-    to_faiss = "--to-faiss" in words
+    names = {word.partition("=")[0] for word in words}
     dimension = _value(words, "--dimension")
     length = _value(words, "--max-length")
-    refused = next((f"{option}: {reason}" for option, reason in _REFUSED.items() if option in words), None)
+    refused = next((f"{option}: {reason}" for option, reason in _REFUSED.items() if option in names), None)
     refused = refused or _refused_fields(words)
     return Asked(
         max_length=int(length) if length is not None and length.isdigit() else None,
@@ -66,8 +66,8 @@ def asked(words: Sequence[str]) -> Asked:
             ),
             None,
         ),
-        bfloat16="--fp16" in words,
-        dimension=(int(dimension) if dimension and dimension.isdigit() else 768) if to_faiss else None,
+        bfloat16="--fp16" in names,
+        dimension=(int(dimension) if dimension and dimension.isdigit() else 768) if "--to-faiss" in names else None,
         refused=refused,
     )
 

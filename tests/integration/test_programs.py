@@ -308,6 +308,7 @@ def test_what_was_typed_is_read():
     assert asked(words.split()) == Asked(max_length=99, prefix="p", bfloat16=True, dimension=768)
     assert asked(["--query-prefix=a b", "--pooling", "eos", "--dimension", "64"]) == Asked(prefix="a b", pooling="eos")
     assert asked(["--add-sep"]).refused == "--add-sep: E2Rank has no separator token"
+    assert asked(["--tokenizer=x"]).refused == "--tokenizer: the tokenizer comes with the model"
 
 
 class Parser(argparse.ArgumentParser):
