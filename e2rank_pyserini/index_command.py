@@ -24,7 +24,7 @@ def index(arguments: Namespace) -> None:
     data = named_dataset(arguments)
     source = corpus_source(arguments, data)
     if output is not None:
-        check_replaceable(output, overwrite=arguments.overwrite)
+        check_replaceable(output, overwrite=arguments.overwrite, shards=arguments.shards)
     if arguments.devices:
         arguments.device = arguments.devices[0]
     encoder = loaded_encoder(arguments, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from e2rank_pyserini import directories
+from e2rank_pyserini import directories, storage
 from e2rank_pyserini import shards as sharding
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.encoder import E2RankEncoder
@@ -46,10 +46,11 @@ def build_index(
     process), into `directory`.shards, which is removed at the end, or into the folder or fsspec URL `shards`, which is
     kept; without a `directory` there is nothing else. Shards that are there already are not encoded again: a build that
     was killed goes on, and gives the bytes that it would have given. Raises E2RankError for an existing directory
-    (unless `overwrite`), a corpus error, a factory string that FAISS refuses, or shards of another model or corpus.
+    (unless `overwrite`), `shards` in it, a corpus error, a factory string that FAISS refuses, or shards of another
+    model or corpus.
     """
     if directory is not None:
-        check_replaceable(directory, overwrite=overwrite)
+        check_replaceable(directory, overwrite=overwrite, shards=shards)
     index = empty_index(encoder.dim, factory)
     settings = {
         "model": encoder.record,
@@ -91,8 +92,14 @@ def _put_together(index: Any, factory: str, kept: Shards, encoded: Sequence[Shar
             raise E2RankError(f"{staging / 'index'}: cannot be written: {_reason(error)}") from error
 
 
-def check_replaceable(directory: Path, *, overwrite: bool) -> None:
-    """Refuse to build over what exists: without `overwrite` anything, with it anything that is not an index."""
+def check_replaceable(directory: Path, *, overwrite: bool, shards: str | None = None) -> None:
+    """Refuse to build over what exists: without `overwrite` anything, with it anything that is not an index.
+
+    And over the shards to be kept: what lies in `directory` goes when the index takes its name.
+    """
+    kept = storage.local(shards).resolve() if shards is not None and not storage.is_remote(shards) else None
+    if kept is not None and kept.is_relative_to(directory.resolve()):
+        raise E2RankError(f"{shards}: shards in {directory} itself, which the index replaces; name another folder")
     directories.check_replaceable(directory, overwrite=overwrite, ours=_is_index, what="an index")
 
 

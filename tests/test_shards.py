@@ -141,6 +141,32 @@ def test_a_folder_that_is_not_ours_is_not_touched(encoder: E2RankEncoder, beir: 
     assert (tmp_path / "i.shards" / "thesis.tex").read_text() == "all of it"
 
 
+@pytest.mark.parametrize("shards", ["i", "i/shards", "link/shards", "file://{tmp}/i/s", "x/../i"])
+def test_shards_to_keep_are_not_put_where_the_index_replaces_them(
+    tiny_model: Path,
+    beir: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shards: str,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "i")
+    place = shards.format(tmp=tmp_path)
+    words = ["index", "--dataset", str(beir), "--encoder", str(tiny_model), "--output", "i", "--shards", place]
+    assert main(words) == 1
+    told = f"{place}: shards in {tmp_path / 'i'} itself, which the index replaces; name another folder"
+    assert capfd.readouterr().err == f"e2rank index: {told}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_an_index_within_its_folder_of_shards_leaves_them(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    build(encoder, beir, tmp_path / "s" / "i", shards=str(tmp_path / "s"))
+    assert len(open_index(str(tmp_path / "s"))) == len(open_index(str(tmp_path / "s" / "i"))) == 40
+    with pytest.raises(E2RankError, match=r"shards in .*s/i itself"):
+        build(encoder, beir, tmp_path / "s" / "i", shards=str(tmp_path / "s" / "i" / "t"), overwrite=True)
+
+
 def damages() -> list[tuple[str, str, str]]:
     found = [(name, "cut", "") for name in ("index", "docid", "shard.json")]
     found += [(name, "flip", "") for name in ("index", "docid", "shard.json")]
