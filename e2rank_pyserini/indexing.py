@@ -116,15 +116,20 @@ def empty_index(dim: int, factory: str) -> Any:
         index, trial = (faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT) for _ in range(2))
         if trial.is_trained:  # some take no vector without a number of its own, and say so only now
             trial.add(np.zeros((1, dim), dtype=np.float32))
-        return index
     except RuntimeError as error:
         raise E2RankError(
             f"index type {factory!r}: FAISS cannot build it for {dim} dimensions and inner product: {_reason(error)}"
         ) from error
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # some kinds do not read it
+        raise E2RankError(f"index type {factory!r}: FAISS builds it for metric {index.metric_type}, not inner product")
+    return index
 
 
 def fill(index: Any, blocks: Blocks, factory: str) -> None:
-    """Train an empty index where it needs that, and add the vectors. FAISS holds the whole of it in memory."""
+    """Train an empty index where it needs that, and add the vectors. FAISS holds the whole of it in memory.
+
+    Raises E2RankError where FAISS cannot do that, or cannot give a vector back: some kinds only tell when trained.
+    """
     ivf = faiss_module().try_extract_index_ivf(index)
     try:
         if not index.is_trained:
@@ -137,6 +142,14 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
         raise E2RankError(
             f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {_reason(error)}"
         ) from error
+    try:  # what is reranked is read from the index
+        if ivf is not None:
+            ivf.make_direct_map()
+        index.reconstruct_batch(np.zeros(1, dtype=np.int64))
+        if ivf is not None:
+            ivf.make_direct_map(False)  # the file has none
+    except RuntimeError as error:
+        raise E2RankError(f"index type {factory!r}: FAISS cannot give its vectors back: {_reason(error)}") from error
 
 
 def _training_sample(index: Any, blocks: Blocks) -> Vectors:

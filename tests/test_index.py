@@ -207,6 +207,38 @@ def test_fast_scan_is_refused_before_anything_is_encoded(tmp_path: Path, beir: P
     assert encoder.tally.documents == before
 
 
+@pytest.mark.parametrize("factory", ["HNSW8_PQ8x4", "HNSW32_PQ8", "HNSW32_2+PQ8", "NSG32_PQ8", "PCA32,HNSW8_PQ8"])
+def test_a_kind_of_another_metric_is_refused_before_anything_is_encoded(
+    tmp_path: Path, beir: Path, encoder: E2RankEncoder, factory: str
+):
+    before = encoder.tally.documents
+    with pytest.raises(E2RankError, match="FAISS builds it for metric 1, not inner product"):
+        build_index(documents(str(beir)), encoder, tmp_path / "i", factory=factory)
+    assert encoder.tally.documents == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("factory", ["ITQ16,Flat", "IVF4,FlatDedup"])
+def test_a_kind_that_gives_no_vectors_back_is_refused_and_the_shards_stay(
+    tmp_path: Path, beir: Path, encoder: E2RankEncoder, factory: str
+):
+    with pytest.raises(E2RankError, match=f"index type '{factory}': FAISS cannot give its vectors back: .*implemented"):
+        build_index(documents(str(beir)), encoder, tmp_path / "i", factory=factory)
+    assert [path.name for path in tmp_path.iterdir()] == ["i.shards"]
+    before = encoder.tally.documents
+    build_index(documents(str(beir)), encoder, tmp_path / "i")
+    assert encoder.tally.documents == before
+    assert len(DenseIndex(tmp_path / "i")) == 40
+
+
+def test_the_file_of_an_ivf_index_holds_no_direct_map(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
+    import faiss
+
+    build_index(documents(str(beir)), encoder, tmp_path / "i", factory="IVF4,Flat")
+    opened = faiss.extract_index_ivf(faiss.read_index(str(tmp_path / "i" / "index")))
+    assert opened.direct_map.type == faiss.DirectMap.NoMap
+
+
 def test_opening_with_another_model_is_refused(tiny_index: Path, encoder: E2RankEncoder):
     assert len(DenseIndex(tiny_index, encoder)) == 40
     other = E2RankEncoder(encoder.spec, encoder.network, encoder.tokens.tokenizer, "another")
