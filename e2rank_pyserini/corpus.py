@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ _BATCH = 1024  # documents whose docids are looked up together
 def documents(source: str) -> Iterator[Document]:
     """Every document of the corpus, once, in a fixed order.
 
-    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders too), any
-    of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for one of Pyserini's
-    prebuilt indexes. Raises E2RankError with file and line for a docid that is missing, has a blank or comes twice, for
-    a text that is null or missing, and for an empty corpus. Documents are read 1024 ahead: none of these is given
-    before their docids are known to be new.
+    `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders and links
+    to folders too), any of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for
+    one of Pyserini's prebuilt indexes. Raises E2RankError with file and line for a docid that is missing, has a blank
+    or comes twice, for a text that is null or missing, and for an empty corpus. Documents are read 1024 ahead: none of
+    these is given before their docids are known to be new.
     """
     return unrepeated(source, Seen())
 
@@ -161,9 +162,21 @@ def files(source: str) -> list[Path]:
     for name in _BEIR:
         if (path / name).is_file():
             return [path / name]
-    found = sorted(child for child in path.rglob("*") if child.name.endswith(_SUFFIXES) and child.is_file())
+    found = sorted(child for child in _below(path) if child.name.endswith(_SUFFIXES) and child.is_file())
     _check_files([str(child) for child in found], source)
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its sub-folders, links too; each folder once, so that no link leads round."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()  # by which of its names a folder is read that has two
+        yield from (Path(place, name) for name in names)
 
 
 def _remote_files(source: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2rank_pyserini.corpus import documents, find, fingerprint
+from e2rank_pyserini.corpus import documents, files, find, fingerprint
 from e2rank_pyserini.types import Document, E2RankError
 
 ROWS = [
@@ -65,6 +65,38 @@ def test_a_folder_is_read_with_its_sub_folders(tmp_path: Path):
     write(tmp_path / "a.jsonl", ROWS[:1])
     write(tmp_path / "sub" / "b.jsonl", ROWS[1:])
     assert list(documents(str(tmp_path))) == EXPECTED
+
+
+def test_a_link_to_a_folder_is_followed_in_the_order_of_names(tmp_path: Path):
+    corpus, elsewhere = tmp_path / "c", tmp_path / "elsewhere" / "deep"
+    (corpus / "z").mkdir(parents=True)
+    elsewhere.mkdir(parents=True)
+    write(corpus / "z" / "1.jsonl", ROWS[:1])
+    write(elsewhere / "1.jsonl", ROWS[1:2])
+    write(corpus / "b.jsonl", ROWS[2:])
+    before = fingerprint(str(corpus))
+    (corpus / "a").symlink_to(elsewhere.parent)
+    assert list(documents(str(corpus))) == [EXPECTED[1], EXPECTED[2], EXPECTED[0]]
+    assert set(find(str(corpus), ["b"])) == {"b"}
+    assert fingerprint(str(corpus)) != before
+
+
+@pytest.mark.parametrize("target", [".", "sub", "..", "sub/round", "nowhere"])
+def test_links_that_lead_round_give_each_file_once(tmp_path: Path, target: str):
+    corpus = tmp_path / "c"
+    (corpus / "sub").mkdir(parents=True)
+    write(corpus / "a.jsonl", ROWS[:1])
+    write(corpus / "sub" / "b.jsonl", ROWS[1:])
+    (corpus / "sub" / "round").symlink_to(corpus)
+    (corpus / "zz").symlink_to(corpus / target)
+    assert list(documents(str(corpus))) == EXPECTED
+
+
+def test_files_without_links_are_in_the_order_of_their_paths(tmp_path: Path):
+    for name in ("b/a", "b.c/a", "b-c/a", "b/.hidden", ".h/x", "a", "Z", "b/c/d", "b/b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"{name}.jsonl", ROWS)
+    assert files(str(tmp_path)) == sorted(tmp_path.rglob("*.jsonl"))
 
 
 def test_queries_among_documents_are_refused(tmp_path: Path):
