@@ -10,6 +10,7 @@ from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
     check_index,
+    check_not_read,
     corpus_source,
     exclusions_of,
     fingerprints,
@@ -28,6 +29,7 @@ def search(arguments: Namespace) -> None:
     from e2rank_pyserini.retrieval import search as dense
 
     provenance.check_replaceable(Path(arguments.output))
+    check_not_read(arguments)
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
     excluded = exclusions_of(arguments, data)
@@ -50,6 +52,7 @@ def bm25(arguments: Namespace) -> None:
     from e2rank_pyserini.pyserini.bm25 import first_stage
 
     provenance.check_replaceable(Path(arguments.output))
+    check_not_read(arguments)
     data = named_dataset(arguments)
     topics = topics_of(arguments, data)
     excluded = exclusions_of(arguments, data)

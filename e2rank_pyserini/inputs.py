@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,44 @@ if TYPE_CHECKING:
 
 def named_dataset(arguments: Namespace) -> Dataset | None:
     return dataset(arguments.dataset, arguments.split) if arguments.dataset else None
+
+
+def check_not_read(arguments: Namespace, *others: str) -> None:
+    """Refuse an output that would replace what the command reads: a file that it names (or of `others`), or an index.
+
+    Raises E2RankError for a new file in an index, too.
+    """
+    output = Path(arguments.output)
+    for folder in _indexes(arguments):
+        if output.resolve().is_relative_to(storage.local(folder).resolve()):
+            raise E2RankError(f"{output}: lies in the index {folder}, which is read; choose another name")
+    if not output.exists():
+        return
+    for option, path in (*_files_read(arguments), *(("scorer", Path(other)) for other in others)):
+        if path.exists() and output.samefile(path):
+            raise E2RankError(f"{output}: is what --{option} reads; choose another name")
+
+
+def _indexes(arguments: Namespace) -> list[str]:
+    """The index directories of this machine that a command line names."""
+    named = [getattr(arguments, option, None) for option in ("index", "lucene_index")]
+    if arguments.corpus and corpora.is_lucene(arguments.corpus):
+        named.append(arguments.corpus)
+    return [name for name in named if name and not storage.is_remote(name) and not name.startswith(corpora.LUCENE)]
+
+
+def _files_read(arguments: Namespace) -> Iterator[tuple[str, Path]]:
+    """Every file of this machine that a command line names, in a folder too, by its option."""
+    for option in ("run", "topics", "excluded", "qrels"):
+        named = getattr(arguments, option, None) or []
+        yield from ((option, Path(name)) for name in ([named] if isinstance(named, str) else named))
+    corpus = arguments.corpus
+    if corpus and not storage.is_remote(corpus) and not corpora.is_lucene(corpus):
+        yield from (("corpus", path) for path in corpora.files(corpus))
+    data = named_dataset(arguments)
+    if data is not None and data.folder is not None:
+        for pattern in ("corpus.jsonl*", "queries.jsonl*", "qrels/*", "excluded/*"):
+            yield from (("dataset", path) for path in data.folder.glob(pattern))
 
 
 def corpus_source(arguments: Namespace, data: Dataset | None) -> str:

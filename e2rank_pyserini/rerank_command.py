@@ -44,13 +44,12 @@ def feedback(arguments: Namespace) -> None:
 
 def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
     """The weights of --interpolate; raises E2RankError for options that contradict each other."""
+    from e2rank_pyserini.inputs import check_not_read
     from e2rank_pyserini.provenance import check_replaceable
     from e2rank_pyserini.types import E2RankError
 
-    output = Path(arguments.output)
-    check_replaceable(output)
-    if output.exists() and Path(arguments.run).exists() and output.samefile(arguments.run):
-        raise E2RankError(f"{output}: is the run that is read; choose another name")
+    check_replaceable(Path(arguments.output))
+    check_not_read(arguments)
     by, weights = arguments.by, dict(arguments.interpolate or ())
     for option, readers in _READERS.items():
         if getattr(arguments, option) is not None and by not in readers:

@@ -1040,6 +1040,80 @@ def test_index_over_the_working_directory(tmp_path: Path, refused: Refused, monk
     refused(INDEX.replace("{out}", ". --overwrite"), "e2rank index: ")
 
 
+# --- outputs that are inputs ------------------------------------------------------------------------------------------
+
+DATA = "data --dataset {tmp}/toy --run {tmp}/run.trec"
+OWN_SEARCH = "search --index {tmp}/index --topics {tmp}/q.jsonl"
+OWN_RERANK = "rerank --index {tmp}/index --run {tmp}/run.trec --topics {tmp}/q.jsonl --corpus {tmp}/c"
+OWN_FEEDBACK = OWN_RERANK.replace("rerank", "feedback")
+BM25 = "bm25 --index {tmp}/lucene --topics {tmp}/q.jsonl --corpus {tmp}/c"
+READ = [
+    ("search-topics", OWN_SEARCH, "q.jsonl", "topics"),
+    ("search-topics-by-a-link", OWN_SEARCH, "link", "topics"),
+    ("search-corpus", f"{OWN_SEARCH} --corpus {{tmp}}/c/1.jsonl", "c/1.jsonl", "corpus"),
+    ("search-excluded", f"{OWN_SEARCH} --excluded {{tmp}}/x.tsv", "x.tsv", "excluded"),
+    ("search-dataset", "search --index {tmp}/index --dataset {tmp}/toy", "toy/queries.jsonl", "dataset"),
+    ("search-judgments", "search --index {tmp}/index --dataset {tmp}/toy", "toy/qrels/test.tsv", "dataset"),
+    ("bm25-topics", BM25, "q.jsonl", "topics"),
+    ("bm25-corpus", BM25, "c/deep/2.jsonl", "corpus"),
+    ("rerank-run", OWN_RERANK, "run.trec", "run"),
+    ("rerank-topics", OWN_RERANK, "q.jsonl", "topics"),
+    ("rerank-corpus", OWN_RERANK, "c/1.jsonl", "corpus"),
+    ("feedback-corpus", OWN_FEEDBACK, "c/1.jsonl", "corpus"),
+    ("data-run", DATA, "run.trec", "run"),
+    ("data-second-run", f"{DATA} --run {{tmp}}/x.tsv", "x.tsv", "run"),
+    ("data-qrels", f"{DATA} --qrels {{tmp}}/x.tsv", "x.tsv", "qrels"),
+    ("data-scorer", f"{DATA} --labels scores --scorer run:{{tmp}}/x.tsv", "x.tsv", "scorer"),
+    ("data-dataset", DATA, "toy/corpus.jsonl", "dataset"),
+]
+INDEXES = [
+    ("search", OWN_SEARCH, "index/docid", "index"),
+    ("search-new", OWN_SEARCH, "index/new.trec", "index"),
+    ("search-lucene-corpus", f"{OWN_SEARCH} --corpus {{tmp}}/lucene", "lucene/segments_1", "lucene"),
+    ("bm25", BM25, "lucene/segments_1", "lucene"),
+    ("rerank", OWN_RERANK, "index/e2rank.json", "index"),
+    ("feedback", OWN_FEEDBACK, "index/docid", "index"),
+    ("data", "data --dataset {tmp}/toy --mine dense --index {tmp}/index", "index/docid", "index"),
+    ("data-lucene", "data --dataset {tmp}/toy --mine bm25 --lucene-index {tmp}/lucene", "lucene/segments_1", "lucene"),
+]
+
+
+@pytest.fixture
+def own(tmp_path: Path, beir: Path, tiny_index: Path, toy_run: Path) -> None:
+    """In the test's directory a copy of everything that a command reads."""
+    shutil.copytree(beir, tmp_path / "toy")
+    shutil.copytree(tiny_index, tmp_path / "index")
+    shutil.copy(toy_run, tmp_path / "run.trec")
+    shutil.copy(beir / "queries.jsonl", tmp_path / "q.jsonl")
+    (tmp_path / "link").symlink_to("q.jsonl")
+    put(tmp_path / "x.tsv", "007 000\n")
+    put(tmp_path / "lucene" / "segments_1", "")
+    rows = (beir / "corpus.jsonl").read_text().splitlines(keepends=True)
+    put(tmp_path / "c" / "1.jsonl", "".join(rows[:20]))
+    put(tmp_path / "c" / "deep" / "2.jsonl", "".join(rows[20:]))
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("line", "output", "option"), cases(READ))
+def test_what_is_read_is_not_written_over(refused: Refused, line: str, output: str, option: str):
+    told = f"{{tmp}}/{output}: is what --{option} reads; choose another name"
+    refused(f"{line} --output {{tmp}}/{output}", told)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("line", "output", "index"), cases(INDEXES))
+def test_nothing_is_written_into_an_index(refused: Refused, line: str, output: str, index: str):
+    told = f"{{tmp}}/{output}: lies in the index {{tmp}}/{index}, which is read; choose another name"
+    refused(f"{line} --output {{tmp}}/{output}", told)
+
+
+@pytest.mark.usefixtures("own")
+def test_beside_what_is_read_is_room_for_a_run(fill: Fill, tmp_path: Path):
+    words = fill("search --index {tmp}/index --dataset {tmp}/toy --output {tmp}/toy/run.trec")
+    assert [main(words), main(words)] == [0, 0]  # the second replaces the first's
+    assert (tmp_path / "toy" / "run.trec.json").is_file()
+
+
 # --- not an error -----------------------------------------------------------------------------------------------------
 
 

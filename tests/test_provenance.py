@@ -178,7 +178,7 @@ def test_the_run_that_is_read_is_not_written_over(reranked: Path, capfd: pytest.
     place = reranked.parent
     words = ["--run", str(place / "first.trec"), "--dataset", str(place / "toy"), "--index", str(place / "index")]
     assert main(["rerank", *words, "--output", str(place / "toy" / ".." / "first.trec")]) == 1
-    assert "first.trec: is the run that is read" in capfd.readouterr().err
+    assert "first.trec: is what --run reads" in capfd.readouterr().err
     assert main(["convert", str(reranked), "--output", f"{reranked}.json"]) == 1
     assert "out.trec.json: is the record of the run out.trec" in capfd.readouterr().err
 

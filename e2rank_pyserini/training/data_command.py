@@ -16,15 +16,16 @@ UNJUDGED = ("zero", "skip")
 
 def data(arguments: Namespace) -> None:
     """Topics and first stages -> training examples."""
-    from e2rank_pyserini.inputs import named_dataset, topics_of
+    from e2rank_pyserini.inputs import check_not_read, named_dataset, topics_of
     from e2rank_pyserini.training.examples import check_output, write_examples
-    from e2rank_pyserini.training.making import make
+    from e2rank_pyserini.training.making import RUN, make
     from e2rank_pyserini.types import E2RankError
 
     started = time.monotonic()
     output = Path(arguments.output)
     _check_options(arguments)
     check_output(output)
+    check_not_read(arguments, *(name.removeprefix(RUN) for name in arguments.scorer or () if name.startswith(RUN)))
     named = named_dataset(arguments)
     topics = dict(islice(_fold(topics_of(arguments, named), arguments.fold).items(), arguments.limit))
     examples, dropped = make(arguments, named, topics)
