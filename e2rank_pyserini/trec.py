@@ -2,13 +2,14 @@
 
 import contextlib
 import gzip
+import io
 import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
-    """Write `run` as Pyserini does, with scores that strictly decrease as printed.
+    """Write `run` as Pyserini does (packed where `path` ends in .gz), with scores that strictly decrease as printed.
 
     A hit whose score would print equal to (or above) the one before is lowered by the least step that trec_eval sees:
     it ignores ranks, breaks ties by docid, and holds scores as float32.
@@ -116,7 +117,10 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[str]]:
-    """A text file that exists under its name only once it is complete and on disk. A link keeps pointing at it."""
+    """A text file that exists under its name only once it is complete and on disk. A link keeps pointing at it.
+
+    Where its name ends in `.gz` it is packed, the same text to the same bytes.
+    """
     path = path.resolve()
     check_writable(path)
     try:
@@ -125,10 +129,11 @@ def atomic(path: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise E2RankError(f"{path}: cannot be written: {error.strerror}") from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(handle, "wb") as raw:
+            with _text(raw, packed=path.suffix == ".gz") as file:
+                yield file
+            raw.flush()
+            os.fsync(raw.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
@@ -139,6 +144,17 @@ def atomic(path: Path) -> Iterator[IO[str]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _text(raw: BinaryIO, *, packed: bool) -> Iterator[IO[str]]:
+    """Text into an open file, which stays open; packed without the time and the name that gzip would note."""
+    with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if packed else contextlib.nullcontext(raw) as binary:
+        file = io.TextIOWrapper(cast(BinaryIO, binary), encoding="utf-8")
+        try:
+            yield file
+        finally:
+            file.detach()  # with what it holds written
 
 
 def _float32_gap(score: float) -> int:

@@ -1,5 +1,6 @@
 """RUN.json: what it says is what was used, and `e2rank rerun` makes the run again or says why it cannot."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -253,3 +254,17 @@ def test_a_record_replaces_no_other_file(toy_run: Path, beir: Path, tiny_index: 
     assert main(["rerank", *words, "--output", str(tmp_path / "out.trec")]) == 1
     assert "out.trec.json: is no record of a run, and that of out.trec would replace it" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.trec.json"]
+
+
+def test_a_packed_run_is_judged_and_made_again(
+    tiny_index: Path, beir: Path, toy_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "x.trec.gz"
+    words = ["search", "--dataset", str(beir), "--index", str(tiny_index), "--hits", "30", "--output", str(path)]
+    assert main(words) == 0
+    assert gzip.decompress(path.read_bytes()) == toy_run.read_bytes()
+    assert main(["eval", "--dataset", str(beir), str(path), str(toy_run)]) == 0
+    packed, plain = capfd.readouterr().out.splitlines()[-2:]
+    assert packed.split()[1:] == plain.split()[1:]
+    assert main(["rerun", f"{path}.json"]) == 0
+    assert "identical: x.trec.gz" in capfd.readouterr().out

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,25 @@ def test_a_failed_write_leaves_the_old_run(tmp_path: Path):
         write_run(path, {"q": hits()}, "t")  # type: ignore[dict-item]
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_is_packed_where_its_name_says_so(tmp_path: Path):
+    run = {"q": [Hit("ä", 2.0), Hit("b", 1.0)], "r": [Hit("c", 0.5)]}
+    for path in (tmp_path / "a.trec.gz", tmp_path / "b.trec.gz", tmp_path / "c.trec"):
+        write_run(path, run, "t")
+    assert (
+        subprocess.run(["gzip", "-dc", tmp_path / "a.trec.gz"], capture_output=True, check=True).stdout
+        == (tmp_path / "c.trec").read_bytes()
+    )
+    assert (tmp_path / "a.trec.gz").read_bytes() == (tmp_path / "b.trec.gz").read_bytes()
+    assert read_run(tmp_path / "a.trec.gz") == run
+
+
+@pytest.mark.parametrize("name", ["r.trec", "r.trec.gz"])
+def test_a_text_that_cannot_be_encoded_leaves_nothing(tmp_path: Path, name: str):
+    with pytest.raises(UnicodeEncodeError):
+        write_run(tmp_path / name, {"q": [Hit("a", 1.0), Hit("\ud800", 0.5)]}, "t")
+    assert list(tmp_path.iterdir()) == []
 
 
 FORMATS = {
