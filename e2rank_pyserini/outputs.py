@@ -76,7 +76,7 @@ def tell_parts(queries: int) -> None:
 
 def run_tag(encoder: "E2RankEncoder") -> str:
     """The last column of a run."""
-    return "e2rank-" + Path(encoder.spec.name).name.replace(" ", "_").removeprefix("e2rank-")
+    return "e2rank-" + "_".join(Path(encoder.spec.name).name.split()).removeprefix("e2rank-")
 
 
 def _model(encoder: "E2RankEncoder | None", arguments: Namespace) -> dict[str, Any]:

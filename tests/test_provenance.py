@@ -268,3 +268,14 @@ def test_a_packed_run_is_judged_and_made_again(
     assert packed.split()[1:] == plain.split()[1:]
     assert main(["rerun", f"{path}.json"]) == 0
     assert "identical: x.trec.gz" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a\u3000b", "a b", "a\u2028 b"])
+def test_the_last_column_has_no_blank(
+    tiny_model: Path, beir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+):
+    model = shutil.copytree(tiny_model, tmp_path / name)
+    index, run = str(tmp_path / "index"), tmp_path / "x.trec"
+    assert main(["index", "--dataset", str(beir), "--encoder", str(model), "--output", index]) == 0
+    assert main(["search", "--dataset", str(beir), "--index", index, "--output", str(run)]) == 0
+    assert {tuple(line.split()[5:]) for line in run.read_text().splitlines()} == {("e2rank-a_b",)}
