@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from e2rank_pyserini.topics import parse_object, unique
-from e2rank_pyserini.trec import atomic, finite, read_lines, read_qrels, read_run
+from e2rank_pyserini.trec import atomic, finite, graded, read_lines, read_qrels, read_run
 from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics, shown
 
 Requests = list[tuple[str, Any]]  # where each one stands, and what stands there
@@ -85,9 +85,9 @@ def qrels_of(path: Path, form: str) -> Qrels:
         return read_qrels(path)
     qrels: Qrels = {}
     for qid, docid, grade, where in _entries(_json(path), path):
-        if type(grade) is not int or abs(grade) >= 10**18:
+        if type(grade) is not int:
             raise E2RankError(f"{where}: expected an integer grade, got {shown(grade)}")
-        qrels.setdefault(qid, {})[docid] = grade
+        qrels.setdefault(qid, {})[docid] = graded(grade, where)
     if not qrels:
         raise E2RankError(f"{path}: no judgments found")
     return qrels

@@ -18,6 +18,7 @@ from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
 _LARGEST = 1e38  # trec_eval holds scores as float32
+_HIGHEST = 10**7  # trec_eval keeps 8 bytes for each grade up to the highest, and where it gets no memory gives zeros
 
 
 def read_run(path: Path) -> Run:
@@ -81,7 +82,8 @@ def read_qrels(path: Path) -> Qrels:
             )
         if len(columns) != width:  # a line that has lost a column may still look like one of the other form
             raise E2RankError(f"{path}:{number}: expected {width} columns as in the lines before, got {len(columns)}")
-        qid, docid, grade = columns[0], columns[-2], _integer(columns[-1], "grade", path, number)
+        qid, docid = columns[0], columns[-2]
+        grade = graded(_integer(columns[-1], "grade", path, number), f"{path}:{number}")
         judged = qrels.setdefault(qid, {})
         if judged.get(docid, grade) != grade:
             raise E2RankError(
@@ -179,6 +181,13 @@ def finite(score: float, said: object, where: str) -> float:
             f"{where}: expected a score of at most {_LARGEST:g} (trec_eval holds float32), got {shown(said)}"
         )
     return score
+
+
+def graded(grade: int, where: str) -> int:
+    """The grade, if trec_eval can hold it."""
+    if abs(grade) > _HIGHEST:
+        raise E2RankError(f"{where}: expected a grade of at most {_HIGHEST} (trec_eval's memory), got {shown(grade)}")
+    return grade
 
 
 def _integer(word: str, what: str, path: Path, line: int) -> int:

@@ -342,6 +342,8 @@ QRELS = [
     ("five-columns", "007 0 two words 1\n", "qrels.txt:1: expected 4 columns"),
     ("grade-word", "007 0 000 1\n007 0 001 good\n", "qrels.txt:2: expected an integer grade, got 'good'"),
     ("grade-fraction", "007 0 000 0.5\n", "qrels.txt:1: expected an integer grade, got '0.5'"),
+    ("grade-too-large", "007 0 000 1\n007 0 001 3000000000\n", "qrels.txt:2: expected a grade of at most 10000000"),
+    ("grade-too-small", "007 0 000 -10000001\n", "qrels.txt:1: expected a grade of at most 10000000"),
     ("two-grades", "007 0 000 1\n007 0 001 0\n007 0 000 2\n", "qrels.txt:3: document 000 is judged twice"),
     ("empty", "", "qrels.txt: no judgments"),
     ("header-only", "query-id\tcorpus-id\tscore\n", "qrels.txt: no judgments"),
@@ -480,7 +482,7 @@ def test_what_is_converted(tmp_path: Path, refused: Refused, row: list[Any]):
 QRELS_FORMS = [
     ("ranx-grade-fraction", '{"1": {"a": 1.0}}', "x.in: query 1, document a: expected an integer grade, got 1.0"),
     ("ranx-grade-true", '{"1": {"a": true}}', "x.in: query 1, document a: expected an integer grade, got True"),
-    ("ranx-grade-too-large", f'{{"1": {{"a": {10**18}}}}}', "x.in: query 1, document a: expected an integer grade"),
+    ("ranx-grade-too-large", f'{{"1": {{"a": {10**18}}}}}', "x.in: query 1, document a: expected a grade of at most"),
     ("ranx-without-judgments", '{"1": {}}', "x.in: no judgments"),
     ("requests", REQUEST, "x.in: rank_llm's requests are a run, not qrels"),
     ("run", HIT, "x.in:1: expected 4 columns"),

@@ -2,10 +2,12 @@
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 
 from e2rank_pyserini.evaluation import evaluate, per_topic, table
+from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import E2RankError, Hit
 from tests.reference import plain
 
@@ -24,6 +26,14 @@ def test_by_hand():
     assert values["MAP"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1 / 2) / 2)
     assert values["R@100"] == 1
     assert values["MRR@10"] == pytest.approx(1 / 2)
+
+
+def test_the_highest_grade_that_is_read_is_measured(tmp_path: Path):
+    (tmp_path / "qrels").write_text("1 0 a 1\n1 0 b 10000000\n1 0 c -10000000\n")
+    values = evaluate(run_of(**{"1": "cab"}), read_qrels(tmp_path / "qrels"))
+    gained = 1 / math.log2(3) + 10**7 / math.log2(4)
+    assert values["nDCG@10"] == pytest.approx(gained / (10**7 + 1 / math.log2(3)))
+    assert values["MAP"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_a_judged_topic_without_hits_counts_zero_and_an_unjudged_one_not_at_all():
