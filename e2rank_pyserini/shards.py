@@ -185,9 +185,8 @@ def _begin(shards: Shards) -> None:
         raise E2RankError(f"{shards.place}: expected a folder of shards or an empty one; it has no {MANIFEST}")
     else:
         folder.write(MANIFEST, _json(shards.settings))
-    if folder.path is not None:
-        for aside in folder.path.rglob(".*"):
-            aside.unlink()
+    for name in (MANIFEST, "[0-9]*/index", "[0-9]*/docid", "[0-9]*/shard.json"):
+        folder.remove_asides(name)
 
 
 def check_same(begun: dict[str, Any], settings: dict[str, Any], place: str) -> None:

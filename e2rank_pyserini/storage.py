@@ -142,6 +142,14 @@ class Folder:
         except OSError as error:
             raise self._error(name, "removed", error) from error
 
+    def remove_asides(self, pattern: str) -> None:
+        """Remove what killed processes of this machine left half-written of the files of this pattern of names."""
+        if self.path is not None:
+            named = Path(pattern)
+            for aside in self.path.glob(str(named.with_name(f".{named.name}.*"))):
+                if aside.suffix[1:].isdecimal() and aside.is_file():  # the number of the process
+                    aside.unlink()
+
     def _inside(self, name: str) -> str:
         return f"{self._root}/{name}"
 

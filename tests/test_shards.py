@@ -167,6 +167,25 @@ def test_an_index_within_its_folder_of_shards_leaves_them(encoder: E2RankEncoder
         build(encoder, beir, tmp_path / "s" / "i", shards=str(tmp_path / "s" / "i" / "t"), overwrite=True)
 
 
+def test_of_what_is_hidden_only_what_a_killed_process_left_is_removed(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path
+):
+    place = tmp_path / "s"
+    interrupted(encoder, beir, tmp_path / "i", 3, shards=str(place))
+    left = [
+        place / ".manifest.json.41",
+        *(place / "00001" / f".{name}.417" for name in ("index", "docid", "shard.json")),
+    ]
+    own = [place / ".gitignore", place / ".manifest.json.old", place / "00001" / ".nfs0001", place / ".s" / ".docid.7"]
+    (place / ".s").mkdir()
+    for path in (*left, *own):
+        path.write_text("*")
+    build(encoder, beir, tmp_path / "i", shards=str(place))
+    assert [path.exists() for path in left] == [False] * len(left)
+    assert [path.read_text() for path in own] == ["*"] * len(own)
+    assert contents(tmp_path / "i") == contents(undisturbed)
+
+
 def damages() -> list[tuple[str, str, str]]:
     found = [(name, "cut", "") for name in ("index", "docid", "shard.json")]
     found += [(name, "flip", "") for name in ("index", "docid", "shard.json")]
