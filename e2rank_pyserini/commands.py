@@ -62,6 +62,8 @@ def bm25(arguments: Namespace) -> None:
     found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
     run = admitted_run(arguments, found, excluded, arguments.hits)
     write_with_record(arguments, run, "bm25", Used(inputs))
+    if lacking := len(topics) - len(run):
+        print(f"e2rank bm25: {lacking} of {len(topics)} topics have no hits and are not in the run", file=sys.stderr)
     report(f"{len(topics)} topics -> {arguments.output}")
 
 

@@ -215,3 +215,23 @@ def test_a_lucene_index_of_another_corpus_is_refused(tmp_path: Path):
     check_corpus(tmp_path, "abc")
     with pytest.raises(E2RankError, match="built from another corpus"):
         check_corpus(tmp_path, "abd")
+
+
+@pytest.mark.parametrize("found", [6, 1])
+def test_bm25_says_how_many_topics_have_no_hits(
+    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: int
+):
+    from e2rank_pyserini.pyserini import bm25
+    from e2rank_pyserini.types import Hit
+
+    monkeypatch.setattr(
+        bm25,
+        "first_stage",
+        lambda source, lucene, option, topics, **how: {
+            qid: [Hit("000", 1.0)] if number < found else [] for number, qid in enumerate(topics)
+        },
+    )
+    assert main(["bm25", "--dataset", str(beir), "--output", str(tmp_path / "run")]) == 0
+    told = "e2rank bm25: 5 of 6 topics have no hits and are not in the run"
+    assert (told in capsys.readouterr().err.splitlines()) == (found == 1)
+    assert len((tmp_path / "run").read_text().splitlines()) == found
