@@ -60,9 +60,6 @@ class Refining:
             self.index = opened_index(arguments)
         self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
-        if self.source is not None:
-            read = self.inputs["corpus"]["fingerprint"]
-            tell_other_corpus(self.index, self.source, read, arguments.command)
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
@@ -101,6 +98,9 @@ class Refining:
             raise E2RankError("name the documents with --corpus PATH or --dataset")
         with timed("read"):
             found = corpora.find_all(self.source, wanted)
+        if not self.texts:  # the first that are read
+            told = self.inputs["corpus"]["fingerprint"]
+            tell_other_corpus(self.index, self.source, told, self.arguments.command)
         template = document_template(self.index, self.data)
         self.texts |= {docid: document_text(one.title, one.text, template) for docid, one in found.items()}
 
