@@ -204,6 +204,19 @@ print("\\n" + json.dumps(answer))
 """
 
 
+ENCODER = """
+import sys
+from e2rank_pyserini.pyserini.encoders import E2RankDocumentEncoder
+from e2rank_pyserini.types import E2RankError
+encoder = E2RankDocumentEncoder(sys.argv[1])
+print(encoder.encode(["a"], titles=["b"], expands=[None], fp16=False, max_length=256, add_sep=False).shape)
+try:
+    encoder.encode(["a"], expands=["b"])
+except E2RankError as error:
+    print(error)
+"""
+
+
 def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: Path):
     """By name, as a feedback rule, and on the hits of both searchers, against the plain functions."""
     from e2rank_pyserini.prompts import RERANK_TASK, document_text
@@ -212,9 +225,11 @@ def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: 
 
     query = "supersonic flow over a nose cone"
     done = program(
-        sys.executable, "-c", LIBRARY, str(model_path), str(tiny_index), str(tmp_path / "lucene"), str(beir), query
+        sys.executable, "-c", LIBRARY + ENCODER, *map(str, (model_path, tiny_index, tmp_path / "lucene", beir)), query
     )
-    answer = json.loads(done.stdout.splitlines()[-1])
+    found, *others = done.stdout.splitlines()[-3:]
+    assert others == ["(1, 64)", "expands: E2Rank encodes titles and texts alone"]
+    answer = json.loads(found)
     encoder, stored = E2RankEncoder.load(str(model_path), device="cpu"), DenseIndex(tiny_index)
     texts = {
         document.docid: document_text(document.title, document.text, "{title} {text}")
@@ -257,24 +272,6 @@ def test_a_field_too_many_is_refused_before_there_is_an_index(tmp_path: Path, mo
     told = "e2rank pyserini: --fields expand text: E2Rank encodes title and text, not expand"
     assert done.stderr.splitlines()[-1] == told
     assert not (tmp_path / "index").exists()
-
-
-ENCODER = """
-import sys
-from e2rank_pyserini.pyserini.encoders import E2RankDocumentEncoder
-from e2rank_pyserini.types import E2RankError
-encoder = E2RankDocumentEncoder(sys.argv[1])
-print(encoder.encode(["a"], titles=["b"], expands=[None], fp16=False, max_length=256, add_sep=False).shape)
-try:
-    encoder.encode(["a"], expands=["b"])
-except E2RankError as error:
-    print(error)
-"""
-
-
-def test_another_field_is_refused_as_a_library(model_path: Path):
-    done = program(sys.executable, "-c", ENCODER, str(model_path))
-    assert done.stdout.splitlines()[-2:] == ["(1, 64)", "expands: E2Rank encodes titles and texts alone"]
 
 
 @pytest.mark.parametrize(
