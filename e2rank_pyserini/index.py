@@ -217,7 +217,8 @@ def first_found(index: Any, vectors: Vectors, hits: int) -> tuple[Vectors, NDArr
     asked = min(hits + 1, index.ntotal)
     scores, rows = _in_order(*index.search(vectors, asked))
     best, numbers = scores[:, :hits].copy(), rows[:, :hits].copy()
-    cut = np.flatnonzero(scores[:, -1] == best[:, -1]) if asked > hits else np.arange(0)
+    tied = (scores[:, -1] == best[:, -1]) & (numbers[:, -1] >= 0)  # -1: no document has a score
+    cut = np.flatnonzero(tied) if asked > hits else np.arange(0)
     while len(cut) and asked < index.ntotal:
         asked = min(2 * asked, index.ntotal)
         many = max(len(cut), min(len(vectors), _BLAS))  # FAISS computes few queries otherwise: other last bits

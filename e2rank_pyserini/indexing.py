@@ -134,15 +134,21 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
     try:
         if not index.is_trained:
             index.train(_training_sample(index, blocks))
-        for block in blocks():
+        for number, block in enumerate(blocks()):
             index.add(np.ascontiguousarray(block))
+            if number == 0:  # with few vectors: it makes a map of them
+                _check_given_back(index, ivf, factory)
         if ivf is not None:  # FAISS looks into one list unless told; the file keeps this, for Pyserini too
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
     except RuntimeError as error:
         raise E2RankError(
             f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {_reason(error)}"
         ) from error
-    try:  # what is reranked is read from the index
+
+
+def _check_given_back(index: Any, ivf: Any, factory: str) -> None:
+    """Refuse an index that gives no vector back: what is reranked is read from it."""
+    try:
         if ivf is not None:
             ivf.make_direct_map()
         index.reconstruct_batch(np.zeros(1, dtype=np.int64))

@@ -120,10 +120,12 @@ def _encode(one: "Benchmark", corpus: str, index: Path, identity: str, encoder: 
 
 def _is_fresh(index: Path, corpus: str, identity: str) -> bool:
     """Whether the index is newer than the corpus, and was made with these weights: a model may be trained anew."""
-    from e2rank_pyserini.sealed import read_sealed
+    from e2rank_pyserini.index import SIDECAR, read_sidecar
 
-    sidecar = index / "e2rank.json"
-    return not _stale(sidecar, Path(corpus)) and read_sealed(sidecar)["model"]["identity"] == identity
+    if _stale(index / SIDECAR, Path(corpus)):
+        return False
+    built = (read_sidecar(index) or {}).get("model") or {}
+    return bool(built.get("identity") == identity)
 
 
 def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:

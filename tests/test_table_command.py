@@ -115,6 +115,20 @@ def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
     assert [words[0] for words in commands.words][:1] == ["index"]  # what is rescored may be other documents
 
 
+def test_an_index_of_an_earlier_version_is_used(tiny_model: Path, data: Path):
+    """Its sidecar has neither hashes nor a seal."""
+    commands = Commands()
+    table(asked(tiny_model, data), commands)
+    [sidecar] = Path("indexes").glob("*/e2rank.json")
+    written = sidecar.stat()
+    record = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({key: record[key] for key in record if key not in ("files", "sha256")}))
+    os.utime(sidecar, ns=(written.st_atime_ns, written.st_mtime_ns))
+    commands.words.clear()
+    table(asked(tiny_model, data), commands)
+    assert commands.words == []
+
+
 def test_a_model_that_is_trained_anew_is_measured_anew(
     tiny_model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
