@@ -9,10 +9,10 @@ OUT=${1:-indexes/train.e2rank-minilm}
 export BIN=${BIN:-.venv/bin}
 "$here/../data.sh" "$OUT"
 "$here/data.sh" "$OUT/lists" "$OUT"
-[ -d "$OUT/first" ] || "$BIN/e2rank" train --encoder minilm --prompt pair --recipe e2rank-minilm --output "$OUT/first" \
-    --dev "$OUT/dev.jsonl" --data "$OUT/lists"/{antique,dl21,dl22,rag24,scifact}.train.jsonl
 # two processes of one thread are quicker than one of two; glibc keeps the memory that every step needs again
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592
-"$BIN/python" -m torch.distributed.run --nproc_per_node 2 -m e2rank_pyserini train --encoder "$OUT/first" \
-    --teacher "$OUT/first" --recipe e2rank-minilm-prompt --output "$OUT/model" --dev "$OUT/dev.jsonl" \
+train=("$BIN/python" -m torch.distributed.run --nproc_per_node 2 -m e2rank_pyserini train --dev "$OUT/dev.jsonl")
+[ -d "$OUT/first" ] || "${train[@]}" --encoder minilm --prompt pair --recipe e2rank-minilm --output "$OUT/first" \
+    --data "$OUT/lists"/{antique,dl21,dl22,rag24,scifact}.train.jsonl
+"${train[@]}" --encoder "$OUT/first" --teacher "$OUT/first" --recipe e2rank-minilm-prompt --output "$OUT/model" \
     --data "$OUT"/{antique,dl21,dl22,rag24,scifact,web}.train.jsonl
