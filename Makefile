@@ -22,7 +22,8 @@ E2RANK := $(VENV)/bin/e2rank
 READY  := $(VENV)/.ready-$(FAISS)
 # names of artefacts: data set (and split), then what made them
 # (a path adds a checksum: two folders may end in the same word)
-mark    = $(notdir $(abspath $(1)))$(if $(findstring /,$(1)),-$(shell printf %s "$(abspath $(1))" | cksum | cut -c1-6))
+sum     = $(shell printf %s "$(abspath $(1))" | cksum | cut -c1-6)
+mark    = $(notdir $(abspath $(1)))$(if $(findstring /,$(1)),-$(call sum,$(1)))
 SET    := $(call mark,$(DATASET))
 TOPICS := $(SET)$(if $(filter test,$(SPLIT)),,.$(SPLIT))
 # every setting that is not the default is in the name too: another setting is another file
@@ -36,7 +37,9 @@ BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
 FIRST  := $(or $(RUN),$(BM25) $(DENSE) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID)))
 # runs/X.trec, e2rank -> runs/X.MODEL.e2rank.trec (our own run bears the data set's and maybe the model's name already)
-again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(basename $(notdir $(1:.gz=)))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).$(2)$(HOW).trec
+# a run that is not runs/*.trec adds a checksum: two may have the same name
+stem    = $(basename $(notdir $(1:.gz=)))$(if $(filter runs/%.trec,$(filter runs/$(notdir $(1)),$(1))),,-$(call sum,$(1)))
+again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(call stem,$(1))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).$(2)$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
 WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
 SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
@@ -85,7 +88,7 @@ test: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(READY) ## the tests of faults at length: kills, full disks, damage, fuzzing, a server under load (half an hour)
 	E2RANK_SOAK=1 $(VENV)/bin/python -m pytest tests/faults -s

@@ -67,8 +67,13 @@ class Benchmark:
         return Path("runs") / f"{self.topics}.{mark(model)}.dense{'.task' if ours else ''}.trec"
 
     def reranked(self, first: Path, model: str, how: str) -> Path:
-        """make's name of a reranked run; `how` is e2rank (the listwise prompt) or query."""
+        """make's name of a reranked run; `how` is e2rank (the listwise prompt) or query.
+
+        A first stage that is not in runs/ adds a checksum: two may have the same name.
+        """
         stem = first.name.removesuffix(".gz").rpartition(".")[0]
+        if first.parent != Path("runs") or first.suffix != ".trec":
+            stem += f"-{_checksum(first)}"
         before = "" if stem.startswith(f"{self.topics}.") else f"{self.topics}."
         after = "" if f".{mark(model)}." in first.name else f".{mark(model)}"
         return Path("runs") / f"{before}{stem}{after}.{how}.trec"
@@ -86,7 +91,8 @@ def find(name: str, data: Path | None) -> Benchmark:
     split = f"{SPLIT}-{name}"
     if data is not None and (data / POOL / "qrels" / f"{split}.tsv").is_file():
         pool = data.absolute() / POOL
-        runs = {path.name.split(".")[1]: path for path in sorted((pool / "runs").glob(f"{name}.*.top100.trec"))}
+        found = sorted((pool / "runs").glob(f"{name}.*.top100.trec"))
+        runs = {path.name.removeprefix(f"{name}.").removesuffix(".top100.trec"): path for path in found}
         if not runs:
             raise E2RankError(f"{pool / 'runs'} holds no {name}.*.top100.trec")
         return Benchmark(name, str(pool), split, dataset(str(pool), split).corpus(), runs)
@@ -102,8 +108,15 @@ def find(name: str, data: Path | None) -> Benchmark:
 
 def mark(word: str) -> str:
     """make's name of a data set or a model: a path adds a checksum, since two may end in the same word."""
-    path = Path(os.path.normpath(Path.cwd() / word))
-    return f"{path.name}-{str(_cksum(str(path).encode()))[:6]}" if os.sep in word else path.name
+    return f"{_absolute(word).name}-{_checksum(word)}" if os.sep in word else _absolute(word).name
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _checksum(path: str | Path) -> str:
+    return str(_cksum(str(_absolute(path)).encode()))[:6]
 
 
 def _cksum(data: bytes) -> int:

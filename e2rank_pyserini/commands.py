@@ -14,7 +14,6 @@ from e2rank_pyserini.inputs import (
     corpus_source,
     exclusions_of,
     fingerprints,
-    judged_runs,
     loaded_encoder,
     named_dataset,
     opened_index,
@@ -70,6 +69,7 @@ def bm25(arguments: Namespace) -> None:
 def eval(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
     from e2rank_pyserini.evaluation import evaluate, table
+    from e2rank_pyserini.judged import judged_runs
 
     _, qrels, relevance, runs = judged_runs(arguments, arguments.runs)
     rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]

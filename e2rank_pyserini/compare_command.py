@@ -17,15 +17,16 @@ def compare(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
     from e2rank_pyserini.comparison import changes, extremes, moved
     from e2rank_pyserini.comparison import compare as compared
-    from e2rank_pyserini.inputs import judged_runs, topics_of
+    from e2rank_pyserini.inputs import topics_of
+    from e2rank_pyserini.judged import judged_runs
     from e2rank_pyserini.types import E2RankError
 
-    if arguments.corpus and not arguments.gains:
-        raise E2RankError("--corpus goes with --gains N")
+    if (arguments.corpus or arguments.topics) and not arguments.gains:
+        raise E2RankError(f"--{'corpus' if arguments.corpus else 'topics'} goes with --gains N")
     if arguments.json and arguments.gains:
         raise E2RankError("--gains prints lines: --json does not go with it")
     data, qrels, relevance, runs = judged_runs(arguments, (arguments.baseline, *arguments.runs))
-    topics = topics_of(arguments, data) if arguments.topics or data else {}
+    topics = topics_of(arguments, data) if arguments.gains and (arguments.topics or data) else {}
     rows = compared(
         runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed
     )

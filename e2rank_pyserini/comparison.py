@@ -98,7 +98,10 @@ def intervals(values: NDArray[np.float64], *, seed: int = 0) -> NDArray[np.float
 
 
 def p_value(new: Values, old: Values, test: str, seed: int) -> float:
-    """Two-sided p of paired values, (n,) each; 1 where none differs. One topic alone proves nothing: 1."""
+    """Two-sided p of paired values, (n,) each; 1 where none differs. One topic alone proves nothing: 1.
+
+    Where every topic gained the same, t is infinite however few they are: its p is that of the sign flips, 2^(1 - n).
+    """
     from scipy.stats import permutation_test, ttest_rel
 
     if test not in TESTS:
@@ -107,8 +110,8 @@ def p_value(new: Values, old: Values, test: str, seed: int) -> float:
         return 1.0
     if test == "t":
         differences = new - old
-        if np.ptp(differences) == 0:  # every topic gained the same: t is infinite
-            return 0.0
+        if np.ptp(differences) == 0:
+            return float(2.0 ** (1 - len(new)))
         return float(ttest_rel(new, old).pvalue)
     found = permutation_test(
         (new, old),

@@ -18,6 +18,7 @@ _HOLDS = {"rank_llm": "run", "beir": "qrels"}  # the other forms hold either
 def convert(arguments: Namespace) -> None:
     """A run or qrels -> the same in another form."""
     from e2rank_pyserini.forms import qrels_of, tell, write_qrels, write_ranx
+    from e2rank_pyserini.inputs import check_not_read
     from e2rank_pyserini.outputs import report
     from e2rank_pyserini.provenance import check_no_record
     from e2rank_pyserini.trec import check_writable
@@ -25,6 +26,7 @@ def convert(arguments: Namespace) -> None:
     source, output = Path(arguments.input), Path(arguments.output)
     check_writable(output)
     check_no_record(output)
+    check_not_read(arguments)
     to = _wanted(arguments)
     form, kind = tell(source, arguments.kind or _HOLDS.get(to))
     if kind == "run":

@@ -42,12 +42,14 @@ def per_topic(
             f"the run and the qrels share no topic (run: {next(iter(run), 'none')} …, "
             f"qrels: {next(iter(qrels), 'none')} …)"
         )
+    # trec_eval's code can crash on a topic whose grades are all under -1, which are worth what -1 is
+    graded = {qid: {docid: max(grade, -1) for docid, grade in of_topic.items()} for qid, of_topic in qrels.items()}
     scores: dict[str, dict[str, float]] = {}
     for measure in measures:
-        depth = 10 if measure == "MRR@10" else None
+        depth = 10 if measure in ("MRR@10", "judged@10") else None  # ir-measures cuts these in another order
         found = {
             metric.query_id: metric.value
-            for metric in ir_measures.iter_calc([known[measure]], qrels, _as_mapping(run, depth))
+            for metric in ir_measures.iter_calc([known[measure]], graded, _as_mapping(run, depth))
         }
         scores[measure] = {qid: found.get(qid, 0.0) for qid in qrels}
     return scores

@@ -21,6 +21,10 @@ from e2rank_pyserini.types import E2RankError
 
 MODULES = "modules.json"
 _SLOT = "{query}"
+_WRITTEN = (  # what an export may hold: ours, and what Transformers and tokenizers write
+    *("*.json", "*.jinja", "*.model", "model*.safetensors", "merges.txt", "vocab.txt"),
+    *(OWN_FILE, "README.md", "1_Pooling", "2_Normalize"),
+)
 _PLAIN = "PreTrainedTokenizerFast"  # the class that reads tokenizer.json and builds nothing of its own
 _POOLINGS = {"last": "lasttoken", "mean": "mean_tokens", "cls": "cls_token"}  # ours, sentence-transformers'
 
@@ -57,7 +61,10 @@ def check_replaceable(directory: Path, *, overwrite: bool) -> None:
 
 
 def _is_export(directory: Path) -> bool:
-    return (directory / MODULES).is_file() and (directory / OWN_FILE).is_file()
+    """A folder that was exported, and nothing of anybody else's in it."""
+    if not ((directory / MODULES).is_file() and (directory / OWN_FILE).is_file()):
+        return False
+    return all(any(path.match(pattern) for pattern in _WRITTEN) for path in directory.iterdir())
 
 
 def query_prompt(spec: ModelSpec, task: str) -> str:

@@ -4,19 +4,19 @@ import dataclasses
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
-from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint, read_exclusions
+from e2rank_pyserini.exclusions import Exclusions, admitted, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.sharded import fingerprint as index_fingerprint
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
-from e2rank_pyserini.trec import read_qrels, read_run
+from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def check_not_read(arguments: Namespace, *others: str) -> None:
         return
     for option, path in (*_files_read(arguments), *(("scorer", Path(other)) for other in others)):
         if path.exists() and output.samefile(path):
-            raise E2RankError(f"{output}: is what --{option} reads; choose another name")
+            named = "INPUT" if option == "input" else f"--{option}"
+            raise E2RankError(f"{output}: is what {named} reads; choose another name")
 
 
 def _indexes(arguments: Namespace) -> list[str]:
@@ -54,7 +55,7 @@ def _indexes(arguments: Namespace) -> list[str]:
 
 def _files_read(arguments: Namespace) -> Iterator[tuple[str, Path]]:
     """Every file of this machine that a command line names, in a folder too, by its option."""
-    for option in ("run", "topics", "excluded", "qrels"):
+    for option in ("input", "run", "topics", "excluded", "qrels"):
         named = getattr(arguments, option, None) or []
         yield from ((option, Path(name)) for name in ([named] if isinstance(named, str) else named))
     corpus = arguments.corpus
@@ -152,42 +153,6 @@ def _fingerprints(
     if source is not None:
         found["corpus"] = {"path": source, "fingerprint": corpora.fingerprint(source)}
     return found
-
-
-class Judged(NamedTuple):
-    """What eval, compare and report read: the least grade that is relevant, and runs with their names for tables."""
-
-    data: Dataset | None
-    qrels: Qrels
-    relevance: int
-    runs: list[tuple[str, Run]]
-
-
-def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
-    """Runs without what is excluded; says on stderr what was, and how many judged topics have no hits."""
-    data = named_dataset(arguments)
-    qrels, relevance = judgments(arguments, data)
-    excluded = exclusions_of(arguments, data)
-    check_disjoint(excluded, qrels)
-    runs = [_judged_run(path, qrels, excluded) for path in paths]
-    for path, (_, run) in zip(paths, runs, strict=True):
-        lacking = len(qrels.keys() - run.keys())
-        if lacking:
-            print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
-    return Judged(data, qrels, relevance, runs)
-
-
-def _judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> tuple[str, Run]:
-    run, removed = admitted(read_run(Path(path)), excluded)
-    if not run:
-        raise E2RankError(f"{path}: the run holds nothing but excluded documents")
-    if removed:
-        print(f"{path}: {removed} hits are excluded and do not count", file=sys.stderr)
-    if not run.keys() & qrels.keys():
-        raise E2RankError(
-            f"{path}: the run and the qrels share no topic (run: {next(iter(run))} …, qrels: {next(iter(qrels))} …)"
-        )
-    return Path(path).name.removesuffix(".gz").removesuffix(".trec"), run
 
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:

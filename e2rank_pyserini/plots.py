@@ -131,13 +131,14 @@ def _rank_axes(axis: Axes, deepest: int, absent: float) -> None:
 def latency(found: Sequence[tuple[Entry, float]], baseline: Entry) -> bytes:
     """MAIN with its interval over seconds a query, each run named."""
     highs, lows = (100 * np.array([entry.means[MAIN][side] for entry, _ in found]) for side in (1, 0))
-    bottom, top = min(lows.min(), 100 * baseline.main.mean) - 2, highs.max() + 2
+    line = 100 * baseline.main.mean  # on the picture, whether its own costs are known or not
+    bottom, top = min(lows.min(), line) - 2, max(highs.max(), line) + 2
     heights = [(100 * entry.main.mean - bottom) / (top - bottom) for entry, _ in found]
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         axis.set(xscale="log", ylim=(bottom, top), xlabel="seconds per query", ylabel=f"{MAIN}, percent")
-        axis.axhline(100 * baseline.main.mean, color=GREY, linestyle="--", linewidth=0.8)
+        axis.axhline(line, color=GREY, linestyle="--", linewidth=0.8)
         for (entry, seconds), height in zip(found, spread(heights), strict=True):
             _bar(axis, seconds, entry.main, entry.means[MAIN], hollow=entry is baseline)
             axis.annotate(

@@ -110,7 +110,7 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
-def of_run(run: Path, digest: str) -> dict[str, Any] | None:
+def of_run(run: Path, digest: str | None) -> dict[str, Any] | None:
     """The record beside a run with this SHA-256; None where there is none, and, said on stderr, one of another run."""
     place = beside(run)
     if not place.exists():

@@ -149,6 +149,8 @@ def sweeps(runs: Sequence[Entry]) -> list[Sweep]:
             window = prompt.pop("window")
             options = {key: value for key, value in entry.kept.get("options", {}).items() if key not in _APART}
             of = entry.kept["inputs"]["run"].get("sha256")
+            if of is None:  # a pipe: who knows what it held
+                continue
             same = (entry.kept["model"], entry.kept.get("dtype"), prompt, of, options)
             groups.setdefault(json.dumps(same, sort_keys=True), []).append((window, entry))
     return [_sweep(found) for found in groups.values() if len({window for window, _ in found}) > 1]

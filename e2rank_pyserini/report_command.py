@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST = 40  # runs beside the baseline
 PAGE = "report.html"
 PICTURES = ("measures.png", "topics.png", "ranks.png", "latency.png", "window.png")
+_NO_FILE = "no file: read once, from a pipe"
 _VERSIONS = ("ir-measures", "numpy", "scipy", "matplotlib")
 
 
@@ -25,10 +26,10 @@ def report(arguments: Namespace) -> None:
     """Runs -> directory with report.html and its pictures."""
     from e2rank_pyserini.directories import built_aside, check_replaceable
     from e2rank_pyserini.evaluation import per_topic
-    from e2rank_pyserini.fingerprint import sha256
-    from e2rank_pyserini.inputs import judged_runs, topics_of
+    from e2rank_pyserini.inputs import topics_of
+    from e2rank_pyserini.judged import judged_runs
     from e2rank_pyserini.provenance import of_run
-    from e2rank_pyserini.report import SHOWN, entries, names, sweeps
+    from e2rank_pyserini.report import SHOWN, entries, sweeps
     from e2rank_pyserini.types import E2RankError
 
     output = Path(arguments.output)
@@ -44,9 +45,9 @@ def report(arguments: Namespace) -> None:
     data, qrels, relevance, named = judged_runs(arguments, paths)
     topics = topics_of(arguments, data) if arguments.topics or data else {}
     runs = [run for _, run in named]
-    digests = [sha256(Path(path)) for path in paths]
+    digests = [_digest(path) for path in paths]
     found = entries(
-        list(zip(names(paths), runs, strict=True)),
+        named,
         [per_topic(run, qrels, relevance=relevance, measures=SHOWN) for run in runs],
         qrels,
         [of_run(Path(path), digest) for path, digest in zip(paths, digests, strict=True)],
@@ -75,8 +76,15 @@ def _is_report(directory: Path) -> bool:
     return f'name="generator" content="{GENERATOR}"'.encode() in (directory / PAGE).read_bytes()
 
 
+def _digest(path: str | Path) -> str | None:
+    """The SHA-256 of a file; None of a pipe, which was read already and cannot be read again."""
+    from e2rank_pyserini.fingerprint import sha256
+
+    return sha256(Path(path)) if Path(path).is_file() else None
+
+
 def _facts(
-    arguments: Namespace, data: "Dataset | None", relevance: int, runs: "list[tuple[str, str, Entry]]"
+    arguments: Namespace, data: "Dataset | None", relevance: int, runs: "list[tuple[str, str | None, Entry]]"
 ) -> "Facts":
     """What was read, as what it was read, and with which settings; `runs` are (path, SHA-256, entry)."""
     from e2rank_pyserini import __version__
@@ -86,7 +94,7 @@ def _facts(
 
     files = []
     for number, (path, digest, entry) in enumerate(runs):
-        files.append(("run" if number else "baseline", path, digest))
+        files.append(("run" if number else "baseline", path, digest or _NO_FILE))
         if entry.kept:
             record = beside(Path(path))
             files.append(("how it was made", str(record), sha256(record)))
@@ -96,7 +104,7 @@ def _facts(
     }
     excluded = arguments.excluded or (data.excluded_file() if data else None)
     others |= {"excluded documents": excluded} if excluded else {}
-    files += [(what, str(path), sha256(Path(path))) for what, path in others.items() if path]
+    files += [(what, str(path), _digest(path) or _NO_FILE) for what, path in others.items() if path]
     settings = {
         "least relevant grade (MAP, R, MRR, movement)": str(relevance),
         "paired test": {"t": "t-test", "randomisation": "randomisation (sign flips)"}[arguments.test],

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def rerun(arguments: Namespace) -> None:
-    """RUN.json -> the same run again; raises E2RankError when an input has changed or the bytes differ."""
+    """RUN.json -> the same run again; raises E2RankError when the run or an input has changed, or the bytes differ."""
     from e2rank_pyserini import fingerprint, provenance
     from e2rank_pyserini.types import E2RankError
 
@@ -21,6 +21,7 @@ def rerun(arguments: Namespace) -> None:
         if kept == place.with_name(record["run"]["file"]):
             raise E2RankError(f"{arguments.output}: is the recorded run itself; choose another name")
         provenance.check_replaceable(kept)
+    here = _check_recorded(place, record)
     _check_inputs(arguments.record, record)
     _tell_differences(record)
     with tempfile.TemporaryDirectory() as temporary:
@@ -37,7 +38,19 @@ def rerun(arguments: Namespace) -> None:
         if made != record["run"]["sha256"]:
             told = [*_changed(record, provenance.read(provenance.beside(output))), _difference(place, record, output)]
             raise E2RankError(f"{arguments.record}: came out differently: {'; '.join(told)}")
-    print(f"identical: {record['run']['file']} sha256 {made}")
+    gone = "" if here else " (as recorded: the run itself is not beside its record)"
+    print(f"identical: {record['run']['file']} sha256 {made}{gone}")
+
+
+def _check_recorded(place: Path, record: dict[str, Any]) -> bool:
+    """Whether the run lies beside its record; refuses another one under its name."""
+    from e2rank_pyserini import fingerprint
+    from e2rank_pyserini.types import E2RankError
+
+    run = place.with_name(record["run"]["file"])
+    if run.is_file() and fingerprint.sha256(run) != record["run"]["sha256"]:
+        raise E2RankError(f"{run}: is not the run that {place.name} records: its SHA-256 differs")
+    return run.is_file()
 
 
 def _check_inputs(name: str, record: dict[str, Any]) -> None:
@@ -89,12 +102,11 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _difference(place: Path, record: dict[str, Any], made: Path) -> str:
-    """The first line that differs from the run beside the record, where that is still the recorded one."""
-    from e2rank_pyserini import fingerprint
+    """The first line that differs from the run beside the record, where there is one."""
     from e2rank_pyserini.trec import read_lines
 
     recorded = place.with_name(record["run"]["file"])
-    if not recorded.is_file() or fingerprint.sha256(recorded) != record["run"]["sha256"]:
+    if not recorded.is_file():
         return f"the recorded run is no longer at {recorded}"
     lines = zip(read_lines(recorded), read_lines(made), strict=False)
     for number, (old, new) in enumerate(lines, start=1):

@@ -33,6 +33,8 @@ def serve(arguments: Namespace) -> None:
     task, noun = rerank_task(arguments, data)
     if arguments.window and arguments.window > arguments.depth:
         raise E2RankError(f"window {arguments.window}: expected 1 to depth ({arguments.depth})")
+    if arguments.depth > arguments.max_documents:
+        raise E2RankError(f"depth {arguments.depth}: expected 1 to max-documents ({arguments.max_documents})")
     token = _token(arguments)
     metrics = Metrics()
     worker = Worker(arguments.queue, metrics.batches.observe)
@@ -55,14 +57,25 @@ def serve(arguments: Namespace) -> None:
 def _opened(arguments: Namespace, data: "Dataset | None") -> "Answering":
     """Index, model and corpus, in the thread that will use them: FAISS counts its threads by thread."""
     from e2rank_pyserini.answering import Answering
-    from e2rank_pyserini.inputs import check_index, corpus_source, document_template, loaded_encoder, opened_index
+    from e2rank_pyserini.corpus import fingerprint as corpus_fingerprint
+    from e2rank_pyserini.inputs import (
+        check_index,
+        corpus_source,
+        document_template,
+        loaded_encoder,
+        opened_index,
+        tell_other_corpus,
+    )
     from e2rank_pyserini.sharded import fingerprint
     from e2rank_pyserini.storage import local
     from e2rank_pyserini.texts import opened_texts
 
     fingerprint(local(arguments.index))  # refuse damaged bytes before FAISS reads them
     index = opened_index(arguments)
-    texts = opened_texts(corpus_source(arguments, data)) if arguments.corpus or data else None
+    source = corpus_source(arguments, data) if arguments.corpus or data else None
+    if source is not None:
+        tell_other_corpus(index, source, corpus_fingerprint(source), "serve")
+    texts = opened_texts(source) if source is not None else None
     encoder = loaded_encoder(arguments, index, data)
     check_index(index, encoder, arguments, data)
     return Answering(index, encoder, texts, document_template(index, data))

@@ -62,6 +62,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
     """The rows of one data set; makes the runs that are missing or older than what they are made from."""
     from e2rank_pyserini import catalog
     from e2rank_pyserini.evaluation import evaluate
+    from e2rank_pyserini.judged import tell_lacking
     from e2rank_pyserini.loading import identity_of
     from e2rank_pyserini.published import beside
     from e2rank_pyserini.trec import read_run
@@ -88,7 +89,9 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
             if _stale(runs[column], first, index / "e2rank.json", *one.topics_files()):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
                 command(["rerank", *one.words, *encoder, *where, *more])
-        ours = {key: evaluate(read_run(path), qrels, relevance=one.spec.relevance) for key, path in runs.items()}
+        found = {key: read_run(path) for key, path in runs.items()}
+        tell_lacking(str(first), found["first"], qrels)
+        ours = {key: evaluate(run, qrels, relevance=one.spec.relevance) for key, run in found.items()}
         paper = {key: row.ndcg[one.name] for key, row in beside(model, stage).items() if one.name in row.ndcg}
         rows.append(Row(one.name, stage, ours, paper))
     return rows

@@ -83,6 +83,16 @@ def test_the_pool_with_every_first_stage_it_holds(shared: Path):
     assert len(one.qrels()) == 54
 
 
+def test_a_first_stages_name_may_hold_dots(beir: Path, tmp_path: Path):
+    pool = tmp_path / "msmarco-dl-pool"
+    shutil.copytree(beir, pool)
+    (pool / "qrels" / "test.tsv").rename(pool / "qrels" / "test-dl19.tsv")
+    (pool / "runs").mkdir()
+    for name in ("bm25", "bm25.rm3"):
+        (pool / "runs" / f"dl19.{name}.top100.trec").touch()
+    assert list(find("dl19", tmp_path).runs) == ["bm25.rm3", "bm25"]
+
+
 def test_a_named_set_is_here_once_topics_qrels_and_index_are_cached(cache: Path):
     with pytest.raises(E2RankError) as told:
         find("scifact", None)

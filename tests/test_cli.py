@@ -149,7 +149,7 @@ def test_make_reranks_any_run_and_builds_only_what_is_missing(toy_run: Path, bei
     printed = make("rerank", f"DATASET={beir}", "MODEL=minilm", f"RUN={toy_run}", "DEPTH=7", "WINDOW=3")
     assert f"--run {toy_run} --index indexes/toy-" in printed
     assert "--depth 7 --window 3" in printed
-    assert re.search(r"--output runs/toy-\d{6}\.toy\.dense\.minilm\.e2rank\.d7\.w3\.trec", printed)
+    assert re.search(r"--output runs/toy-\d{6}\.toy\.dense-\d{6}\.minilm\.e2rank\.d7\.w3\.trec", printed)
     assert "bm25" not in printed
     assert "search" not in printed
 
@@ -190,7 +190,18 @@ def test_make_names_another_setting_another_file(tmp_path: Path):
         if "e2rank rerank" in line
     }
     assert len(outputs) == 6
-    assert "runs/semanlink.demo.mine.e2rank-minilm.e2rank.trec" in outputs
+    assert any(re.fullmatch(r"runs/semanlink\.demo\.mine-\d+\.e2rank-minilm\.e2rank\.trec", one) for one in outputs)
+
+
+def test_make_names_runs_of_one_name_apart(tmp_path: Path):
+    runs = [tmp_path / "a" / "mine.trec", tmp_path / "b" / "mine.trec", tmp_path / "b" / "mine.trec.gz"]
+    outputs = set()
+    for run in runs:
+        run.parent.mkdir(exist_ok=True)
+        run.touch()
+        (line,) = [line for line in make("rerank", f"RUN={run}").splitlines() if "e2rank rerank" in line]
+        outputs.add(line.split("--output ")[1].split()[0])
+    assert len(outputs) == 3
 
 
 def test_eval_says_which_topics_have_no_hits(toy_run: Path, beir: Path, tmp_path: Path, capsys):

@@ -47,7 +47,10 @@ def test_many_topics_are_sampled_by_the_seed():
 def test_nothing_differs_or_all_alike():
     same = np.array([0.5, 0.25])
     assert p_value(same, same, "t", 0) == 1.0
-    assert p_value(same + 0.25, same, "t", 0) == 0.0
+    for topics in (2, 5):  # t is infinite: the sign flips decide
+        every, flips = np.full(topics, 0.5), 0.5 ** (topics - 1)
+        assert p_value(every + 0.25, every, "t", 0) == flips
+        assert p_value(every + 0.25, every, "randomisation", 0) == pytest.approx(flips)
     assert p_value(same[:1] + 0.25, same[:1], "t", 0) == 1.0  # one topic
     with pytest.raises(E2RankError, match="test 'z': expected one of t, randomisation"):
         p_value(same, same, "z", 0)
@@ -132,6 +135,29 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert [row["run"] for row in rows] == ["old", "new"]
     assert rows[1]["p"] == 1.0  # one gain, one loss: no flip comes nearer to 0 than they do
     assert rows[1]["topics"] == 3
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = written(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = (tmp_path / "new.trec").rename(tmp_path / "other" / "old.trec")
+    for command in ("compare", "eval"):
+        assert main([command, words[0], str(other), *words[2:], "--json"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["run"] for line in printed] == [words[0], str(other)]
+
+
+def test_topics_are_read_only_where_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A named data set whose judgments alone are here."""
+    words = written(tmp_path)
+    monkeypatch.setenv("E2RANK_DATA", str(tmp_path))
+    (tmp_path / "qrels.txt").rename(tmp_path / "qrels.beir-v1.0.0-scifact.test.txt")
+    assert main(["compare", *words[:2], "--dataset", "scifact"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("new")
+    assert main(["compare", *words[:2], "--dataset", "scifact", "--topics", "t.tsv"]) == 1
+    assert capsys.readouterr().err == "e2rank compare: --topics goes with --gains N\n"
 
 
 @pytest.mark.parametrize(

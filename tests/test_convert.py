@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import ir_measures
@@ -148,6 +149,23 @@ def test_reranked_results_go_by_score_and_then_by_place(tmp_path: Path, capsys: 
     order = [hit.docid for hit in read_run(tmp_path / "ours.trec")["1"]]
     assert order == [hit.docid for hit in read_run(tmp_path / "theirs.trec")["1"]] == ["c", "a", "b", "d"]
     assert "1 queries whose candidates do not stand in the order of their scores" in capsys.readouterr().err
+
+
+def test_an_output_replaces_nothing_that_is_read(toy_run: Path, beir: Path, tmp_path: Path, capsys):
+    run, corpus, topics = (
+        Path(shutil.copy(path, tmp_path / path.name))
+        for path in (toy_run, beir / "corpus.jsonl", beir / "queries.jsonl")
+    )
+    for output, named, more in (
+        (run, "INPUT", ("--to", "ranx")),
+        (corpus, "--corpus", ("--topics", topics, "--corpus", corpus)),
+        (topics, "--topics", ("--topics", topics, "--corpus", corpus)),
+    ):
+        before = output.read_bytes()
+        assert main(["convert", *map(str, (run, "--output", output, *more))]) == 1
+        told = f"e2rank convert: {output}: is what {named} reads; choose another name\n"
+        assert capsys.readouterr().err == told
+        assert output.read_bytes() == before
 
 
 def test_a_run_becomes_requests_and_comes_back(toy_run: Path, beir: Path, tmp_path: Path):

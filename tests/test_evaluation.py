@@ -57,6 +57,22 @@ def test_mrr_looks_no_deeper_than_ten():
     assert evaluate(run, {"1": {"d10": 1}})["MRR@10"] == 0
 
 
+def test_grades_under_minus_one_are_worth_minus_one():
+    """trec_eval's code crashed on a topic that has no others."""
+    run = run_of(**{"1": "b", "2": "ab", "3": "cab"})
+    low, least = ({"1": {"a": low}, "2": {"b": 1, "a": low}, "3": {"c": low, "b": 2}} for low in (-1, -2))
+    values = evaluate(run, least)
+    assert values == evaluate(run, low)
+    assert values["MRR@10"] == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_judged_hits_are_the_first_ten_that_the_other_measures_see():
+    run = {"1": [Hit(f"d{number:02}", 1.0) for number in range(20)]}  # ties: d19 to d10 come first
+    of_ten = {"1": {f"d{number:02}": 1 for number in range(13)}}
+    values = evaluate(run, of_ten, measures=["judged@10", "MRR@10"])
+    assert values == {"judged@10": pytest.approx(0.3), "MRR@10": pytest.approx(1 / 8)}
+
+
 def test_ndcg_equals_the_reference_on_random_lists():
     draw = random.Random(1)
     for _ in range(50):

@@ -171,12 +171,20 @@ def test_the_card_says_what_it_is(tiny_model: Path, tiny: Path):
 
 def test_overwrite_replaces_the_folder(tiny_model: Path, tiny: Path, tmp_path: Path):
     shutil.copytree(tiny, tmp_path / "exported")
-    (tmp_path / "exported" / "stale").write_text("old")
+    (tmp_path / "exported" / "model-00001-of-00002.safetensors").write_text("old")
     again = exported(str(tiny_model), tmp_path, "--task", TASK, "--overwrite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exported"]
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()} == {
         path.relative_to(tiny): path.read_bytes() for path in tiny.rglob("*") if path.is_file()
     }
+
+
+def test_overwrite_takes_nothing_of_anybody_elses(tiny_model: Path, tiny: Path, tmp_path: Path, capsys):
+    shutil.copytree(tiny, tmp_path / "exported")
+    (tmp_path / "exported" / "checkpoints").mkdir()
+    assert main(["export", "--encoder", str(tiny_model), "--output", str(tmp_path / "exported"), "--overwrite"]) == 1
+    assert "is not an exported model, so --overwrite does not replace it" in capsys.readouterr().err
+    assert (tmp_path / "exported" / "checkpoints").is_dir()
 
 
 def test_a_full_disk_leaves_nothing(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

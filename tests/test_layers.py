@@ -83,7 +83,7 @@ LAYERS = [
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs", "outputs", "mteb_evaluation", "bench.encoders", "bench.rerankers"},
-    {"refining", "bench.encode", "bench.rerank"},
+    {"refining", "judged", "bench.encode", "bench.rerank"},
     {"training.making"},
     {
         "commands",

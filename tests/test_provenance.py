@@ -145,14 +145,27 @@ def test_a_run_that_comes_out_differently_is_an_error(reranked: Path, capfd: pyt
     rewrite(reranked, run={**record_of(reranked)["run"], "sha256": sha256(reranked)})
     assert main(["rerun", f"{reranked}.json"]) == 1
     assert f"came out differently: {reranked}:1: " in capfd.readouterr().err
-    swap_lines(reranked)
+    reranked.unlink()
     assert main(["rerun", f"{reranked}.json"]) == 1
     assert f"came out differently: the recorded run is no longer at {reranked}" in capfd.readouterr().err
 
 
+def test_a_run_that_is_not_the_recorded_one_is_no_success(reranked: Path, capfd: pytest.CaptureFixture[str]):
+    record = f"{reranked}.json"
+    whole = reranked.read_text()
+    reranked.write_text(whole.replace("007", "7", 1))
+    assert main(["rerun", record]) == 1
+    told = f"e2rank rerun: {reranked}: is not the run that out.trec.json records: its SHA-256 differs\n"
+    assert capfd.readouterr().err.endswith(told)
+    reranked.unlink()
+    assert main(["rerun", record]) == 0
+    assert capfd.readouterr().out.endswith(" (as recorded: the run itself is not beside its record)\n")
+
+
 def test_another_model_is_named(reranked: Path, capfd: pytest.CaptureFixture[str]):
     model = {**record_of(reranked)["model"], "query": "another template {query}"}
-    rewrite(reranked, model=model, run={**record_of(reranked)["run"], "sha256": "00"})
+    swap_lines(reranked)
+    rewrite(reranked, model=model, run={**record_of(reranked)["run"], "sha256": sha256(reranked)})
     assert main(["rerun", f"{reranked}.json"]) == 1
     assert "came out differently: another model (query); " in capfd.readouterr().err
 

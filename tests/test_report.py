@@ -3,10 +3,12 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -277,7 +279,7 @@ def test_latency_window_and_commands(words: list[str], tmp_path: Path, capsys: p
 
 
 def test_sweeps_differ_in_the_window_only():
-    def entry(name: str, window: int, *, model: str = "m", digest: str = "aa", noun: str = "Documents") -> Entry:
+    def entry(name: str, window: int, *, model: str = "m", digest: str | None = "aa", noun: str = "Documents") -> Entry:
         kept = {
             "model": {"name": model},
             "prompt": {"window": window, "noun": noun},
@@ -300,6 +302,20 @@ def test_sweeps_differ_in_the_window_only():
     assert (first.model, first.of, first.left) == ("m", "r.trec", ["c"])
     assert [(window, one.name) for window, one in second.entries] == [(1, "g"), (4, "f")]
     assert sweeps(runs[2:6]) == []
+    assert sweeps([entry("pipe", 2, digest=None), entry("pipe", 8, digest=None)]) == []  # maybe of two runs
+
+
+def test_what_came_through_a_pipe_has_no_hash(words: list[str], tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(Path(words[3]).read_text()))
+    writer.start()
+    page = made([*words[:3], str(pipe), *words[4:]], tmp_path)
+    writer.join()
+    (files,) = [table for table in page.tables if any("qrels.txt" in cell for row in table for cell in row)]
+    told = {row[1]: row[2] for row in files if len(row) == 3}
+    assert told[str(pipe)] == "no file: read once, from a pipe"
+    assert told[words[2]] == hashlib.sha256(Path(words[2]).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from starlette.testclient import TestClient
 
 from e2rank_pyserini.answering import Answer, Answering, Candidate, Listwise, Question, Rerank, Search
 from e2rank_pyserini.batching import Worker
-from e2rank_pyserini.cli import main
+from e2rank_pyserini.cli import _parser, main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.exchange import Service
 from e2rank_pyserini.gate import Metrics
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.serve_command import _opened
 from e2rank_pyserini.serving import app
 from e2rank_pyserini.texts import opened_texts
 from e2rank_pyserini.topics import read_topics
@@ -521,6 +522,20 @@ def test_a_client_that_goes_before_its_answer_is_not_encoded_for(made: Made):
     first.join()
     assert client.post("/search", json={"query": "last"}).status_code == 200
     assert held.queries == ["first", "last"]
+
+
+def test_another_corpus_than_the_indexes_is_told(tiny_index: Path, beir: Path, tmp_path: Path, capsys):
+    (tmp_path / "other.jsonl").write_text((beir / "corpus.jsonl").read_text() + "\n")
+    for corpus, said in ((beir / "corpus.jsonl", 0), (tmp_path / "other.jsonl", 1)):
+        words = ["serve", "--index", str(tiny_index), "--corpus", str(corpus), "--device", "cpu"]
+        opened = _opened(_parser().parse_args(words), None)
+        assert opened.texts is not None
+        assert capsys.readouterr().err.count(f"e2rank serve: {tiny_index} was built from ") == said
+
+
+def test_a_depth_that_every_request_would_be_refused_for(tiny_index: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["serve", "--index", str(tiny_index), "--depth", "51", "--max-documents", "50"]) == 1
+    assert capsys.readouterr().err == "e2rank serve: depth 51: expected 1 to max-documents (50)\n"
 
 
 def numbers(client: TestClient) -> dict[tuple[Any, ...], float]:

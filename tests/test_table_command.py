@@ -93,6 +93,15 @@ def test_the_numbers_are_those_of_the_commands_by_hand(
     assert rows[1]["paper"] == {}
 
 
+def test_topics_without_hits_are_told(tiny_model: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    run = data / POOL / "runs" / "dl19.tasb.top100.trec"
+    run.write_text("".join(line + "\n" for line in run.read_text().splitlines() if line.startswith("007 ")))
+    table(asked(tiny_model, data), Commands())
+    judged = len(read_qrels(data / POOL / "qrels" / "test-dl19.tsv"))
+    told = f"{run}: {judged - 1} of {judged} judged topics have no hits and count 0\n"
+    assert told in capsys.readouterr().err
+
+
 def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
     tiny_model: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -104,7 +113,7 @@ def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
     table(asked(tiny_model, data), commands)
     assert commands.words == []
     assert capsys.readouterr().out == printed
-    [output] = Path("runs").glob("*.dl19.tasb.top100.*.query.trec")
+    [output] = Path("runs").glob("*.dl19.tasb.top100-*.query.trec")
     output.unlink()
     table(asked(tiny_model, data), commands)
     assert [words[words.index("--output") + 1] for words in commands.words] == [str(output)]
