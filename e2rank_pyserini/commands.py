@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from e2rank_pyserini import catalog, provenance
+from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
@@ -17,6 +18,9 @@ from e2rank_pyserini.inputs import (
     loaded_encoder,
     named_dataset,
     opened_index,
+    retrieval_task,
+    tell_no_task,
+    tell_other_corpus,
     topics_of,
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
@@ -37,7 +41,12 @@ def search(arguments: Namespace) -> None:
         opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
-    task = arguments.task or (data.spec.retrieval_task if data else None)
+    if data is not None and data.folder is not None:
+        source = corpus_source(arguments, data)
+        tell_other_corpus(opened, source, corpora.fingerprint(source), "search")
+    task = retrieval_task(arguments.task, data)
+    if arguments.task not in (None, "generic") and "{task}" not in encoder.spec.query:
+        tell_no_task(encoder, "search")
     asked = arguments.hits + most_excluded(excluded, topics)
     found = dense(topics, opened, encoder, hits=asked, task=task)
     run = admitted_run(arguments, found, excluded, arguments.hits)

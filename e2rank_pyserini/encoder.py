@@ -127,6 +127,8 @@ class E2RankEncoder:
         cut: list[slice] | None = None,
     ) -> Vectors:
         """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
+        if isinstance(texts, str):
+            raise E2RankError("expected a list of texts, got a single one")
         rows = (tokenise(texts[part]) for part in cut or [slice(0, len(texts))])
         with contextlib.closing(ahead(rows) if cut and len(cut) > 1 else rows) as coming:
             return self.forward.stream(coming, len(texts))

@@ -13,7 +13,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.tokens import Ids, Tally
-from e2rank_pyserini.types import Document, E2RankError, Vectors
+from e2rank_pyserini.types import Document, E2RankError, Vectors, shown
 
 Advance = Callable[[int, int], None]  # told (documents, tokens)
 Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[tuple[Shard, bool]]]
@@ -51,6 +51,9 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
         documents = list(itertools.islice(iterator, size))
         if not documents:
             break
+        for one in documents:
+            if one.docid.split() != [one.docid]:
+                raise E2RankError(f"expected a docid without blanks, got {shown(one.docid)}")
         texts = tuple(document_text(one.title, one.text, template) for one in documents)
         task = Task(number, tuple(one.docid for one in documents), texts)
         yield shards.finished(task) or task

@@ -42,6 +42,8 @@ def prf_vectors(
     depth = max(map(len, read.values()), default=0)
     found: dict[str, Vectors] = {}
     for qid, _, vectors in gathered(read, texts, index, encoder, depth=depth):
+        if not len(vectors):
+            raise E2RankError(f"query {qid}: no documents to feed back")
         vector = rule(queries[qid], vectors)
         length = np.linalg.norm(vector)
         if not length:

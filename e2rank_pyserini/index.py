@@ -148,6 +148,8 @@ class DenseIndex:
 
         A quantised index gives approximations, scaled back to length 1.
         """
+        if isinstance(docids, str):
+            raise E2RankError("expected a list of docids, got a single one")
         self._make_direct_map()
         rows = self.docids.rows(docids)
         stored = rows >= 0

@@ -50,6 +50,8 @@ def _checked(arguments: Namespace) -> Path | None:
     """Where the index goes, if anywhere; raises E2RankError for options that contradict each other."""
     from e2rank_pyserini.types import E2RankError
 
+    if "" in (arguments.output, arguments.shards):
+        raise E2RankError("--output and --shards: expected a name, got nothing")
     if arguments.output is None and arguments.shards is None:
         raise E2RankError("name the index with --output DIR, or a folder of shards with --shards")
     if arguments.output is None and arguments.index_type != "Flat":

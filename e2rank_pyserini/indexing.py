@@ -12,6 +12,7 @@ import numpy as np
 from e2rank_pyserini import directories, storage
 from e2rank_pyserini import shards as sharding
 from e2rank_pyserini.directories import built_aside
+from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.encoding import Engine, encode, here
 from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package, flat_header
@@ -68,6 +69,8 @@ def build_index(
         if directory is not None:
             with built_aside(directory) as staging:
                 _put_together(index, factory, kept, encoded, staging)
+                if repeated := Docids([staging / "docid"]).repeated():
+                    raise E2RankError(f"{directory}: {repeated} docids of the corpus appear more than once")
                 sidecar = seal({**sidecar, **hashes(staging)})
                 sidecar_text = json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n"
                 (staging / SIDECAR).write_text(sidecar_text, encoding="utf-8")

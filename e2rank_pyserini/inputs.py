@@ -12,7 +12,7 @@ from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, read_exclusions
-from e2rank_pyserini.prompts import RERANK_TASK, document_text
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, document_text
 from e2rank_pyserini.sharded import fingerprint as index_fingerprint
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
@@ -155,6 +155,20 @@ def _fingerprints(
     return found
 
 
+def retrieval_task(task: str | None, data: Dataset | None) -> str | None:
+    """The task that queries are encoded under: `generic` (web search), `dataset` (its own) or a text.
+
+    Where nothing is asked for, the data set's; None, the encoder's own, where there is none.
+    """
+    if task == "generic":
+        return RETRIEVAL_TASK
+    if task not in (None, "dataset"):
+        return task
+    if task == "dataset" and data is None:
+        raise E2RankError("--task dataset needs --dataset")
+    return data.spec.retrieval_task if data else None
+
+
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
     """The reranking task and what the list is called."""
     if arguments.task in (None, "generic"):
@@ -247,6 +261,13 @@ def tell_other_corpus(opened: "DenseIndex", source: str, fingerprint: str | None
         f"e2rank {command}: {opened.directory} was built from {built}, and by names and sizes of its files {source} is "
         "another corpus, or has changed since: what is read may not be what its vectors are of",
         file=sys.stderr,
+    )
+
+
+def tell_no_task(encoder: "E2RankEncoder", command: str) -> None:
+    """Say that a task that was asked for changes nothing."""
+    print(
+        f"e2rank {command}: {encoder.spec.name} reads no such task: --task and --noun change nothing", file=sys.stderr
     )
 
 

@@ -23,6 +23,8 @@ from e2rank_pyserini.inputs import (
     named_dataset,
     opened_index,
     rerank_task,
+    retrieval_task,
+    tell_no_task,
     tell_other_corpus,
     topics_of,
 )
@@ -63,6 +65,10 @@ class Refining:
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
+        spec = self.encoder.spec
+        self.reads_task = "{task}" in spec.query if arguments.by == "query" else spec.prompt not in ("pair", "tail")
+        if not self.reads_task and (arguments.noun or arguments.task not in (None, "generic")):
+            tell_no_task(self.encoder, arguments.command)
         self.encoder.forward.memory = self.memory = Memory(Path(arguments.output), self.encoder)
 
     def __enter__(self) -> "Refining":
@@ -108,9 +114,7 @@ class Refining:
     def queries(self) -> dict[str, Vectors]:
         """qid -> (dim,): the plain queries of the run."""
         asked = {qid: query for qid, query in self.topics.items() if qid in self.first}
-        task = self.data.spec.retrieval_task if self.data else None
-        if self.arguments.by == "query" and self.arguments.task not in (None, "generic", "dataset"):
-            task = self.arguments.task
+        task = retrieval_task(self.arguments.task if self.arguments.by == "query" else None, self.data)
         return dict(zip(asked, self.encoder.encode_queries(list(asked.values()), task), strict=True))
 
     def vectors(self, run: Run) -> dict[str, Vectors]:
@@ -191,7 +195,7 @@ class Refining:
     def _prompt(self) -> dict[str, Any] | None:
         if self.arguments.by != "prompt":
             return None
-        task, noun = rerank_task(self.arguments, self.data)
+        task, noun = rerank_task(self.arguments, self.data) if self.reads_task else (None, None)
         return {
             "variant": self.encoder.spec.prompt,
             "window": self.window,

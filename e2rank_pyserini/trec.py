@@ -53,12 +53,15 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     """Write `run` as Pyserini does (packed where `path` ends in .gz), with scores that strictly decrease as printed.
 
     A hit whose score would print equal to (or above) the one before is lowered by the least step that trec_eval sees:
-    it ignores ranks, breaks ties by docid, and holds scores as float32.
+    it ignores ranks, breaks ties by docid, and holds scores as float32. Raises E2RankError for a score that is
+    no number.
     """
     with atomic(path) as file:
         for qid, hits in run.items():
             ceiling = math.inf
             for rank, hit in enumerate(hits, start=1):
+                if not math.isfinite(hit.score):
+                    raise E2RankError(f"{path}: query {qid}: document {hit.docid}: expected a number, got {hit.score}")
                 units = min(round(hit.score / STEP), ceiling)
                 file.write(f"{qid} Q0 {hit.docid} {rank} {units * STEP:.6f} {tag}\n")
                 ceiling = units - _float32_gap(units * STEP)

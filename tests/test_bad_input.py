@@ -855,6 +855,13 @@ COMMANDS = [
     ("window-above-depth", f"{RERANK} --depth 5 --window 6", "window 6: expected 1 to depth (5)"),
     ("window-above-default-depth", f"{RERANK} --window 101", "window 101: expected 1 to depth (100)"),
     ("by-average-with-task", f"{RERANK} --by average --task x", "--by average reads no such thing: --task"),
+    ("index-output-empty", "index --corpus {beir} --encoder {model} --output=", "expected a name, got nothing"),
+    ("index-shards-empty", f"{INDEX} --shards=", "--output and --shards: expected a name, got nothing"),
+    (
+        "search-task-of-no-dataset",
+        "search --topics {beir}/queries.jsonl --index {index} --output {out} --task dataset",
+        "--task dataset needs --dataset",
+    ),
     ("compare-corpus-alone", "compare --dataset {beir} {run} {run} --corpus {beir}", "--corpus goes with --gains N"),
     ("compare-gains-as-json", "compare --dataset {beir} {run} {run} --gains 2 --json", "--json does not go with it"),
     ("output-is-a-record", f"{RERANK.replace('{out}', '{run}.json')}", "is the record of the run toy.dense.trec"),

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -158,7 +160,7 @@ def test_make_hybrid_fuses_with_pyserini_and_reranks_what_comes_out():
     printed = make("hybrid")
     fused = "runs/semanlink.demo.e2rank-minilm.hybrid.trec"
     first_stages = "runs/semanlink.demo.bm25.trec runs/semanlink.demo.e2rank-minilm.dense.trec"
-    assert f"pyserini fusion --method rrf --runs {first_stages} --output {fused}.part" in printed
+    assert f"pyserini fusion --method rrf --depth 1000 --k 1000 --runs {first_stages} --output {fused}.part" in printed
     assert f"--run {fused} " in printed
     assert "--output runs/semanlink.demo.e2rank-minilm.hybrid.e2rank.trec" in printed
 
@@ -191,6 +193,46 @@ def test_make_names_another_setting_another_file(tmp_path: Path):
     }
     assert len(outputs) == 6
     assert any(re.fullmatch(r"runs/semanlink\.demo\.mine-\d+\.e2rank-minilm\.e2rank\.trec", one) for one in outputs)
+
+
+def test_make_takes_a_task_as_it_is_typed():
+    """`dataset` is a word only where it stands alone, and the shell reads nothing in a text."""
+    names = set()
+    for task in ("generic", "dataset", "find the dataset", "sort: each dataset by size", """it's "so" `id` $HOME"""):
+        line = next(line for line in make("rerank", f"TASK={task}").splitlines() if "e2rank rerank" in line)
+        words = shlex.split(line)
+        assert words[words.index("--task") + 1] == task
+        names.add(words[words.index("--output") + 1])
+    assert len(names) == 5
+
+
+def test_make_fuses_as_deep_as_it_searches_and_names_reports_by_their_settings():
+    assert "--depth 2000 --k 2000 --runs runs/semanlink.demo.bm25.k2000.trec" in make("hybrid", "HITS=2000")
+    assert "--output runs/semanlink.demo.e2rank-minilm.report.d7.w3 " in make("report", "DEPTH=7", "WINDOW=3")
+    fused = make("hybrid", f"RUN={ROOT / 'setup.cfg'}").splitlines()[-1]
+    assert f"{ROOT / 'setup.cfg'} " in fused
+    assert "runs/semanlink.demo.e2rank-minilm.hybrid.trec" in fused
+
+
+@pytest.mark.parametrize("changed", ["queries.jsonl", "qrels/test.tsv", "excluded/test.tsv"])
+def test_make_reranks_again_where_topics_or_exclusions_changed(beir: Path, tmp_path: Path, changed: str):
+    """In a folder whose name, dl19, is a named data set's: it has an index of its own."""
+    shutil.copytree(beir, tmp_path / "dl19")
+    (tmp_path / "dl19" / "excluded").mkdir()
+    kept = ["dl19/excluded/test.tsv", "indexes/dl19.minilm/e2rank.json", "runs/mine.trec"]
+    made = ["runs/dl19.mine.minilm.e2rank.trec"]
+    for place in (*kept, *made):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready-cpu", "rerank"]
+    command += ["DATASET=dl19", "MODEL=minilm", "RUN=runs/mine.trec"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    for again in (False, True):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert (f"--output {made[0]}" in done.stdout) is again
+        (tmp_path / "dl19" / changed).touch()
 
 
 def test_make_names_runs_of_one_name_apart(tmp_path: Path):

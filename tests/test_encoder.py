@@ -13,6 +13,7 @@ import pytest
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import batches, embed, padded
+from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.loading import choose_dtype
 from e2rank_pyserini.packed import is_causal
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
@@ -24,6 +25,12 @@ from tests.reference import plain
 @pytest.fixture(scope="module")
 def encoder(tiny_model: Path) -> E2RankEncoder:
     return E2RankEncoder.load(str(tiny_model), device="cpu", batch_tokens=300)
+
+
+def test_one_text_is_no_list_of_letters(encoder: E2RankEncoder, tiny_index: Path):
+    for call in (encoder.encode_queries, encoder.encode_documents, DenseIndex(tiny_index).vectors):
+        with pytest.raises(E2RankError, match=r"expected a list of .*, got a single one"):
+            call("007")
 
 
 TEXTS = [*sentences(30, seed=2), "", "wing"]

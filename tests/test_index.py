@@ -168,6 +168,17 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, encoder: E2RankEncoder):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("docids", "told"), [(["a", "b", "a"], "1 docids of the corpus appear more than once"), (["a "], "without blanks")]
+)
+def test_docids_that_no_index_may_have_are_refused(
+    tmp_path: Path, encoder: E2RankEncoder, docids: list[str], told: str
+):
+    with pytest.raises(E2RankError, match=told):
+        build_index([Document(docid, "", "wing") for docid in docids], encoder, tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
 def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEncoder):
     build_index([Document("1", "", "wing")], encoder, tmp_path / "i")
     with pytest.raises(E2RankError, match="exists already"):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.catalog import dataset
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_run, write_run
 from e2rank_pyserini.types import Hit, Run
@@ -129,6 +131,24 @@ def test_the_task_of_a_plain_query_is_the_retrieval_task(made: Made, beir: Path,
     by_query = made("rerank", "--by", "query", "--task", "Sort them", run=tmp_path / "searched")
     assert_same(by_query, read_run(tmp_path / "searched"))
     assert by_query != made("rerank", "--by", "query", run=tmp_path / "searched", name="other")
+
+
+def test_task_words_mean_the_same_of_a_plain_query_everywhere(tiny_index: Path, beir: Path, tmp_path: Path):
+    """`--dataset scifact` for its task alone: topics, corpus and index are the toy's."""
+    own = ["--dataset", "scifact", "--topics", str(beir / "queries.jsonl"), "--corpus", str(beir)]
+    own += ["--index", str(tiny_index), "--query-length", "24"]
+
+    def found(command: str, task: str | None) -> dict[str, list[str]]:
+        more = ["--run", str(tmp_path / "all"), "--by", "query"] if command == "rerank" else []
+        words = [command, *own, *more, *(["--task", task] if task else [])]
+        assert main([*words, "--output", str(tmp_path / "out")]) == 0
+        return docids(read_run(tmp_path / "out"))
+
+    assert main(["search", *own, "--output", str(tmp_path / "all")]) == 0
+    its = dataset("scifact").retrieval_task
+    for word, text in (("generic", RETRIEVAL_TASK), ("dataset", its), (None, its)):
+        assert found("search", word) == found("search", text) == found("rerank", word) == found("rerank", text)
+    assert found("search", "generic") != found("search", "dataset")
 
 
 def test_an_adaptive_window_of_one_document_is_a_window_of_one(made: Made):

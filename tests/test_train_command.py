@@ -200,6 +200,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("model-unknown", {}, "--encoder minilmm", "did you mean minilm"),
     ("like-unknown", {}, "--like e2rank", "like 'e2rank': expected a named model"),
     ("device", {}, "--device cuda:99", "device 'cuda:99': not usable here"),
+    ("window-of-no-prompt", {}, "--listwise query --window 2", "--window: no prompt is read"),
     ("output-exists", {}, "--output {place}/data.jsonl", "data.jsonl: exists already"),
     ("output-below-a-file", {}, "--output {place}/data.jsonl/out", "data.jsonl is not a directory that may be written"),
 ]
@@ -234,6 +235,13 @@ def test_usage_errors(place: Path, tiny_model: Path, capfd: pytest.CaptureFixtur
         main(words(place, tiny_model, more=more))
     assert ended.value.code == 2
     assert "usage: e2rank train" in capfd.readouterr()[1]
+
+
+@pytest.mark.parametrize("more", ["--listwise query", "--infonce-weight 0", "--ranknet-weight 1", "--order reverse"])
+def test_stage_embed_reads_no_lists(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], more: str):
+    line = f"train --stage embed --encoder {tiny_model} --data {place}/data.jsonl --output {place}/out {more}"
+    assert main(line.split()) == 1
+    assert capfd.readouterr()[1] == f"e2rank train: {more.split()[0]}: stage embed knows no lists\n"
 
 
 def test_neither_stage_nor_recipe(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):

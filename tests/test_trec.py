@@ -54,6 +54,8 @@ def test_the_score_outranks_the_rank_column(tmp_path: Path):
 def test_a_failed_write_leaves_the_old_run(tmp_path: Path):
     path = tmp_path / "r"
     write_run(path, {"q": [Hit("a", 1.0)]}, "t")
+    with pytest.raises(E2RankError, match="query q: document b: expected a number, got nan"):
+        write_run(path, {"q": [Hit("a", 1.0), Hit("b", float("nan"))]}, "t")
     before = path.read_bytes()
 
     def hits():

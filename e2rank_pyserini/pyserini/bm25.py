@@ -1,8 +1,6 @@
 """BM25, the usual first stage, by Pyserini: a Lucene index with raw texts, and a run from it."""
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ from tqdm import tqdm
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import java
 from e2rank_pyserini.corpus import lucene_searcher
+from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
@@ -47,17 +46,13 @@ def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, 
     if directory.exists():
         raise E2RankError(f"{directory}: exists already")
     java.start()
-    staging = directory.with_name(f".{directory.name}.building-{os.getpid()}")
-    try:
+    with built_aside(directory) as staging:
         with java.quiet():
             count = _add_all(corpus, staging, threads)
             held = lucene_searcher(str(staging)).num_docs
         if held != count:
             raise E2RankError(f"{directory}: Lucene took {held} of {count} documents; its log above says why")
         (staging / CORPUS).write_text(fingerprint + "\n", encoding="utf-8")
-        staging.rename(directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return count
 
 
@@ -88,10 +83,18 @@ def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
     return count
 
 
+def _take_long_queries() -> None:
+    """Let a query have more than Lucene's 1,024 distinct words: BRIGHT has posts of thousands."""
+    from jnius import autoclass
+
+    autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
+
+
 def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int = 1) -> Run:
     """The BM25 run of `topics` over a Lucene directory or `lucene:NAME`, with Pyserini's k1 and b."""
     searcher = lucene_searcher(source)
     searcher.set_bm25(K1, B)
+    _take_long_queries()
     qids = list(topics)
     run: Run = {}
     for start in range(0, len(qids), _BATCH):

@@ -44,7 +44,8 @@ class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
         if others:
             raise E2RankError(f"{', '.join(others)}: E2Rank encodes titles and texts alone")
         rows = zip(titles or [None] * len(texts), texts, strict=True)
-        return self.encoder.encode_documents([self.prefix + " ".join(filter(None, row)) for row in rows])
+        parts = [[part.strip() for part in row if part and part.strip()] for row in rows]
+        return self.encoder.encode_documents([self.prefix + " ".join(row) for row in parts])
 
 
 class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]

@@ -1,10 +1,10 @@
 """The listwise prompt for users of Pyserini's searchers: as a pseudo-relevance-feedback rule, and on hit objects."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from e2rank_pyserini import java
+from e2rank_pyserini.corpus import parse_document
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.reranking import DEPTH, WINDOW, rerank, texts_needed
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
@@ -82,8 +82,8 @@ def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
     raw = stored.raw() if stored is not None else _own_raw(hit)
     if raw is None:
         raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
-    row = json.loads(raw)
-    return document_text(row.get("title") or "", row["text"] if "text" in row else row["contents"], "{title} {text}")
+    document = parse_document(raw, f"document {hit.docid}")
+    return document_text(document.title, document.text, "{title} {text}")
 
 
 def _own_raw(hit: Any) -> str | None:

@@ -60,7 +60,11 @@ def _first_stage(parser: ArgumentParser) -> None:
     group.add_argument("--mine", choices=("bm25", "dense"), help="make the first stage here")
     parser.add_argument("--lucene-index", metavar="DIR", help="for --mine bm25: the Lucene index, built when missing")
     parser.add_argument("--index", metavar="DIR", help="for --mine dense and --margin: the FAISS directory")
-    parser.add_argument("--task", metavar="TEXT", help="retrieval task (default: the data set's, else web search)")
+    parser.add_argument(
+        "--task",
+        metavar="generic|dataset|TEXT",
+        help="retrieval task: web search, the data set's, or a text (default: the data set's, else web search)",
+    )
     parser.add_argument("--depth", type=_whole(1), default=100, metavar="N", help="hits that are candidates (100)")
 
 

@@ -20,6 +20,7 @@ from e2rank_pyserini.inputs import (
     judgments,
     loaded_encoder,
     opened_index,
+    retrieval_task,
 )
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
@@ -90,7 +91,7 @@ def _qrels(arguments: Namespace, named: Dataset | None) -> Qrels | None:
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
     integrity.fingerprint(Path(arguments.index))
     opened = opened_index(arguments)
-    encoder = loaded_encoder(arguments, opened)
+    encoder = loaded_encoder(arguments, opened, named)
     check_index(opened, encoder, arguments, named)
     return opened, encoder
 
@@ -267,7 +268,7 @@ def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
 
 
 def _task(arguments: Namespace, named: Dataset | None) -> str | None:
-    return arguments.task or (named.spec.retrieval_task if named else None)
+    return retrieval_task(arguments.task, named)
 
 
 def _template(named: Dataset | None, dense: "tuple[DenseIndex, E2RankEncoder] | None") -> str:

@@ -5,9 +5,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import STAGES, VARIANTS
+
+if TYPE_CHECKING:
+    from e2rank_pyserini.training.recipe import Recipe
 
 OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None: a whole number above 0
     ("steps", None, "N"),
@@ -38,6 +41,7 @@ def train(arguments: Namespace) -> None:
     chosen = recipe(arguments.recipe, arguments.stage)
     asked = {name: getattr(arguments, name) for name, *_ in OVERRIDES}
     chosen = dataclasses.replace(chosen, **{name: value for name, value in asked.items() if value is not None})
+    _check_options(asked, chosen)
     spec = model(arguments.encoder, arguments.like)
     spec = dataclasses.replace(spec, prompt=arguments.prompt or spec.prompt)
     examples = [example for path in arguments.data for example in read_examples(Path(path))]
@@ -53,6 +57,20 @@ def train(arguments: Namespace) -> None:
             f"-> {output} ({record['seconds']:.1f} s)",
             file=sys.stderr,
         )
+
+
+def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
+    """Refuse what the chosen training would not read."""
+    from e2rank_pyserini.types import E2RankError
+
+    of_lists = ("listwise", "infonce_weight", "ranknet_weight")
+    reading = ("window", "order")
+    refused = {name: "stage embed knows no lists" for name in (*of_lists, *reading) if chosen.stage == "embed"}
+    if chosen.stage == "rank" and not chosen.prompts:
+        refused = dict.fromkeys(reading, "no prompt is read")
+    for name, why in refused.items():
+        if asked[name] is not None:
+            raise E2RankError(f"--{name.replace('_', '-')}: {why}")
 
 
 def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:

@@ -275,10 +275,14 @@ def lucene(
     search = ["bm25", "--topics", str(beir / "queries.jsonl"), "--corpus", str(made), "--hits", "20"]
     every_second = "".join(f"{qid} {number:03}\n" for qid in queries for number in range(0, 40, 2))
     (place / "excluded.txt").write_text(every_second)
+    most = " ".join(f"absent{number}" for number in range(1500))  # Lucene takes 1,024 words unless it is told
+    (place / "long.tsv").write_text("".join(f"{qid}\t{query} {most}\n" for qid, query in queries.items()))
+    long = ["--topics", str(place / "long.tsv"), "--corpus", str(made), "--hits", "20"]
     excluding = [*search, "--excluded", str(place / "excluded.txt"), "--output", str(place / "odd.trec")]
     ours = ask(
         {
             "bm25": ("e2rank", {"words": ["bm25", *data, "--index", str(made), "--output", str(run)]}),
+            "long": ("e2rank", {"words": ["bm25", *long, "--output", str(place / "long.trec")]}),
             "again": ("e2rank", {"words": [*search, "--threads", "2", "--output", str(again)]}),
             "odd": ("e2rank", {"words": excluding}),
             "index": ("e2rank", {"words": vectors}),
@@ -327,6 +331,12 @@ def test_bm25_searches_an_index_that_is_there(lucene: tuple[Answers, Path], bm25
     answers, place = lucene
     assert answers["again"]["status"] == 0
     assert_same_run(read_run(place / "again.trec"), {qid: hits[:20] for qid, hits in bm25_run.items()})
+
+
+def test_bm25_takes_queries_of_any_length(lucene: tuple[Answers, Path], bm25_run: Run):
+    """Words that the corpus lacks add nothing to any score."""
+    assert lucene[0]["long"]["status"] == 0
+    assert_same_run(read_run(lucene[1] / "long.trec"), {qid: hits[:20] for qid, hits in bm25_run.items()})
 
 
 def test_bm25_excludes_before_it_cuts(lucene: tuple[Answers, Path], bm25_run: Run):
