@@ -18,8 +18,8 @@ from e2rank_pyserini.inputs import (
     loaded_encoder,
     named_dataset,
     opened_index,
+    reads_task,
     retrieval_task,
-    tell_no_task,
     tell_other_corpus,
     topics_of,
 )
@@ -45,8 +45,7 @@ def search(arguments: Namespace) -> None:
         source = corpus_source(arguments, data)
         tell_other_corpus(opened, source, corpora.fingerprint(source), "search")
     task = retrieval_task(arguments.task, data)
-    if arguments.task not in (None, "generic") and "{task}" not in encoder.spec.query:
-        tell_no_task(encoder, "search")
+    reads_task(arguments, encoder.spec, plain=True)
     asked = arguments.hits + most_excluded(excluded, topics)
     found = dense(topics, opened, encoder, hits=asked, task=task)
     run = admitted_run(arguments, found, excluded, arguments.hits)

@@ -264,11 +264,13 @@ def tell_other_corpus(opened: "DenseIndex", source: str, fingerprint: str | None
     )
 
 
-def tell_no_task(encoder: "E2RankEncoder", command: str) -> None:
-    """Say that a task that was asked for changes nothing."""
-    print(
-        f"e2rank {command}: {encoder.spec.name} reads no such task: --task and --noun change nothing", file=sys.stderr
-    )
+def reads_task(arguments: Namespace, spec: catalog.ModelSpec, *, plain: bool = False) -> bool:
+    """Whether the model's listwise prompt (or its `plain` query) says a task; says so where one is named in vain."""
+    reads = "{task}" in spec.query if plain else spec.prompt not in ("pair", "tail")
+    if not reads and (arguments.task not in (None, "generic") or getattr(arguments, "noun", None)):
+        what = "queries" if plain else f"prompts ({spec.prompt})"
+        print(f"e2rank {arguments.command}: {spec.name}'s {what} say no task: that was named in vain", file=sys.stderr)
+    return reads
 
 
 def document_template(opened: "DenseIndex", data: Dataset | None) -> str:

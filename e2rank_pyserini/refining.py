@@ -22,9 +22,9 @@ from e2rank_pyserini.inputs import (
     loaded_encoder,
     named_dataset,
     opened_index,
+    reads_task,
     rerank_task,
     retrieval_task,
-    tell_no_task,
     tell_other_corpus,
     topics_of,
 )
@@ -65,10 +65,7 @@ class Refining:
         self.texts: dict[str, str] = {}
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
-        spec = self.encoder.spec
-        self.reads_task = "{task}" in spec.query if arguments.by == "query" else spec.prompt not in ("pair", "tail")
-        if not self.reads_task and (arguments.noun or arguments.task not in (None, "generic")):
-            tell_no_task(self.encoder, arguments.command)
+        self.reads_task = reads_task(arguments, self.encoder.spec, plain=arguments.by == "query")
         self.encoder.forward.memory = self.memory = Memory(Path(arguments.output), self.encoder)
 
     def __enter__(self) -> "Refining":

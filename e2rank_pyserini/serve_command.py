@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def serve(arguments: Namespace) -> None:
     """Answer until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt), then finish what is under way."""
     from e2rank_pyserini.answering import Listwise
-    from e2rank_pyserini.inputs import named_dataset, rerank_task
+    from e2rank_pyserini.inputs import named_dataset, reads_task, rerank_task
     from e2rank_pyserini.types import E2RankError
 
     try:
@@ -43,6 +43,7 @@ def serve(arguments: Namespace) -> None:
         answering = worker.start(lambda: _opened(arguments, data))
         metrics.tally = lambda: answering.encoder.tally
         try:
+            reads_task(arguments, answering.encoder.spec)
             window = arguments.window or answering.encoder.spec.window
             listwise = Listwise(arguments.depth, window, task, noun)
             service = _service(arguments, data, answering, listwise, token)

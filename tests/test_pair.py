@@ -2,6 +2,7 @@
 the bare query's vector."""
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -191,6 +192,20 @@ def test_pair_has_no_place_for_a_task(encoder: E2RankEncoder):
     spec = dataclasses.replace(encoder.spec, query="Instruct: {task} Query: {query}")
     with pytest.raises(E2RankError, match="the prompt variant pair is for queries without a task, not for 'Instruct"):
         E2RankEncoder(spec, encoder.network, encoder.tokens.tokenizer, "x")
+
+
+@pytest.mark.parametrize("task", [[], ["--task", "generic"], ["--task", "Sort them"], ["--noun", "Tweets"]])
+def test_a_task_named_in_vain_is_told_and_not_recorded(bert: Path, beir: Path, tmp_path: Path, capsys, task: list[str]):
+    words = ["--dataset", str(beir), "--index", str(tmp_path / "index")]
+    assert main(["index", *words[:2], "--encoder", str(bert), "--output", words[-1]]) == 0
+    assert main(["search", *words, *(task if "--noun" not in task else []), "--output", str(tmp_path / "a.trec")]) == 0
+    told = capsys.readouterr().err
+    assert ("queries say no task: that was named in vain" in told) is ("Sort them" in task)
+    assert main(["rerank", *words, *task, "--run", str(tmp_path / "a.trec"), "--output", str(tmp_path / "b.trec")]) == 0
+    told = capsys.readouterr().err
+    assert ("prompts (pair) say no task: that was named in vain" in told) is (task[-1:] in (["Sort them"], ["Tweets"]))
+    prompt = json.loads((tmp_path / "b.trec.json").read_text())["prompt"]
+    assert (prompt["task"], prompt["noun"]) == (None, None)
 
 
 def test_pair_without_a_separator_is_refused(encoder: E2RankEncoder):
