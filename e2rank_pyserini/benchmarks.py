@@ -43,9 +43,9 @@ class Benchmark:
         return dataset(self.folder, self.split).qrels()
 
     def topics_files(self) -> list[Path]:
-        """What a run's topics are made from: a folder's are those that are judged."""
+        """What a run's topics are made from: a folder's are those that are judged. And what they are not given."""
         found = dataset(self.folder, self.split)
-        return [found.topics_file(), found.qrels_file()]
+        return [path for path in (found.topics_file(), found.qrels_file(), found.excluded_file()) if path is not None]
 
     @property
     def topics(self) -> str:

@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from e2rank_pyserini import catalog, provenance
-from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
@@ -41,9 +40,8 @@ def search(arguments: Namespace) -> None:
         opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
-    if data is not None and data.folder is not None:
-        source = corpus_source(arguments, data)
-        tell_other_corpus(opened, source, corpora.fingerprint(source), "search")
+    if arguments.corpus or (data is not None and data.folder is not None and any(data.folder.glob("corpus.jsonl*"))):
+        tell_other_corpus(opened, corpus_source(arguments, data), "search")
     task = retrieval_task(arguments.task, data)
     reads_task(arguments, encoder.spec, plain=True)
     asked = arguments.hits + most_excluded(excluded, topics)

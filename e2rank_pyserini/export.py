@@ -22,8 +22,10 @@ from e2rank_pyserini.types import E2RankError
 MODULES = "modules.json"
 _SLOT = "{query}"
 _WRITTEN = (  # what an export may hold: ours, and what Transformers and tokenizers write
-    *("*.json", "*.jinja", "*.model", "model*.safetensors", "merges.txt", "vocab.txt"),
-    *(OWN_FILE, "README.md", "1_Pooling", "2_Normalize"),
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "*.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", MODULES, "sentence_bert_config.json"),
+    *("config_sentence_transformers.json", "1_Pooling", "2_Normalize", OWN_FILE, "README.md"),
 )
 _PLAIN = "PreTrainedTokenizerFast"  # the class that reads tokenizer.json and builds nothing of its own
 _POOLINGS = {"last": "lasttoken", "mean": "mean_tokens", "cls": "cls_token"}  # ours, sentence-transformers'
@@ -64,7 +66,8 @@ def _is_export(directory: Path) -> bool:
     """A folder that was exported, and nothing of anybody else's in it."""
     if not ((directory / MODULES).is_file() and (directory / OWN_FILE).is_file()):
         return False
-    return all(any(path.match(pattern) for pattern in _WRITTEN) for path in directory.iterdir())
+    found = [path for path in directory.rglob("*") if path.parent == directory or path.name != "config.json"]
+    return all(path.parent == directory and any(path.match(pattern) for pattern in _WRITTEN) for path in found)
 
 
 def query_prompt(spec: ModelSpec, task: str) -> str:

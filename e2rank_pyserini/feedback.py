@@ -37,7 +37,8 @@ def prf_vectors(
 ) -> dict[str, Vectors]:
     """qid -> (dim,) of length 1: `rule` on each query's vector and those of the documents in `read`.
 
-    Documents that the index lacks are encoded from `texts`. Raises E2RankError when a sum is zero.
+    Documents that the index lacks are encoded from `texts`. Raises E2RankError for a query without documents, and when
+    a sum is zero.
     """
     depth = max(map(len, read.values()), default=0)
     found: dict[str, Vectors] = {}

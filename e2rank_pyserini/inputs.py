@@ -251,11 +251,13 @@ def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Names
         )
 
 
-def tell_other_corpus(opened: "DenseIndex", source: str, fingerprint: str | None, command: str) -> None:
+def tell_other_corpus(opened: "DenseIndex", source: str, command: str) -> None:
     """Say so where files that are read are not those that an index says it was built from."""
     sidecar = opened.sidecar or {}
     built, was = sidecar.get("corpus"), sidecar.get("corpus_fingerprint")
-    if built is None or was in (None, fingerprint) or corpora.is_lucene(str(built)) or corpora.is_lucene(source):
+    if None in (built, was) or corpora.is_lucene(str(built)) or corpora.is_lucene(source):
+        return
+    if was == corpora.fingerprint(source):
         return
     print(
         f"e2rank {command}: {opened.directory} was built from {built}, and by names and sizes of its files {source} is "

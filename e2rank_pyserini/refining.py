@@ -102,8 +102,7 @@ class Refining:
         with timed("read"):
             found = corpora.find_all(self.source, wanted)
         if not self.texts:  # the first that are read
-            told = self.inputs["corpus"]["fingerprint"]
-            tell_other_corpus(self.index, self.source, told, self.arguments.command)
+            tell_other_corpus(self.index, self.source, self.arguments.command)
         template = document_template(self.index, self.data)
         self.texts |= {docid: document_text(one.title, one.text, template) for docid, one in found.items()}
 

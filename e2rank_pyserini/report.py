@@ -147,6 +147,8 @@ def sweeps(runs: Sequence[Entry]) -> list[Sweep]:
         if entry.kept and entry.kept["prompt"] and entry.kept["inputs"].get("run"):
             prompt = dict(entry.kept["prompt"])
             window = prompt.pop("window")
+            if prompt.get("variant") in ("pair", "tail"):  # which say no task; earlier versions recorded one
+                prompt |= {"task": None, "noun": None}
             options = {key: value for key, value in entry.kept.get("options", {}).items() if key not in _APART}
             of = entry.kept["inputs"]["run"].get("sha256")
             if of is None:  # a pipe: who knows what it held

@@ -21,7 +21,7 @@ def rerun(arguments: Namespace) -> None:
         if kept == place.with_name(record["run"]["file"]):
             raise E2RankError(f"{arguments.output}: is the recorded run itself; choose another name")
         provenance.check_replaceable(kept)
-    here = _check_recorded(place, record)
+    here = _is_recorded(place, record, needed=kept is None)
     _check_inputs(arguments.record, record)
     _tell_differences(record)
     with tempfile.TemporaryDirectory() as temporary:
@@ -42,15 +42,18 @@ def rerun(arguments: Namespace) -> None:
     print(f"identical: {record['run']['file']} sha256 {made}{gone}")
 
 
-def _check_recorded(place: Path, record: dict[str, Any]) -> bool:
-    """Whether the run lies beside its record; refuses another one under its name."""
+def _is_recorded(place: Path, record: dict[str, Any], *, needed: bool) -> bool:
+    """Whether the recorded run lies beside its record; another one under its name is refused where it is `needed`."""
     from e2rank_pyserini import fingerprint
     from e2rank_pyserini.types import E2RankError
 
     run = place.with_name(record["run"]["file"])
-    if run.is_file() and fingerprint.sha256(run) != record["run"]["sha256"]:
-        raise E2RankError(f"{run}: is not the run that {place.name} records: its SHA-256 differs")
-    return run.is_file()
+    same = run.is_file() and fingerprint.sha256(run) == record["run"]["sha256"]
+    if needed and run.is_file() and not same:
+        raise E2RankError(
+            f"{run}: is not the run that {place.name} records: its SHA-256 differs (--output FILE makes that one again)"
+        )
+    return same
 
 
 def _check_inputs(name: str, record: dict[str, Any]) -> None:
@@ -102,11 +105,11 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _difference(place: Path, record: dict[str, Any], made: Path) -> str:
-    """The first line that differs from the run beside the record, where there is one."""
+    """The first line that differs from the run beside the record, where that is the recorded one."""
     from e2rank_pyserini.trec import read_lines
 
     recorded = place.with_name(record["run"]["file"])
-    if not recorded.is_file():
+    if not _is_recorded(place, record, needed=False):
         return f"the recorded run is no longer at {recorded}"
     lines = zip(read_lines(recorded), read_lines(made), strict=False)
     for number, (old, new) in enumerate(lines, start=1):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from e2rank_pyserini.exchange import Service
     from e2rank_pyserini.gate import Metrics
 
+DEPTH = 100  # hits rescored, where nothing is said
+
 
 def serve(arguments: Namespace) -> None:
     """Answer until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt), then finish what is under way."""
@@ -31,10 +33,11 @@ def serve(arguments: Namespace) -> None:
         raise E2RankError(f"serving needs FastAPI ({error}); pip install 'e2rank-pyserini[serve]'") from error
     data = named_dataset(arguments)
     task, noun = rerank_task(arguments, data)
-    if arguments.window and arguments.window > arguments.depth:
-        raise E2RankError(f"window {arguments.window}: expected 1 to depth ({arguments.depth})")
-    if arguments.depth > arguments.max_documents:
-        raise E2RankError(f"depth {arguments.depth}: expected 1 to max-documents ({arguments.max_documents})")
+    depth = arguments.depth or min(DEPTH, arguments.max_documents)
+    if depth > arguments.max_documents:
+        raise E2RankError(f"depth {depth}: expected 1 to max-documents ({arguments.max_documents})")
+    if arguments.window and arguments.window > depth:
+        raise E2RankError(f"window {arguments.window}: expected 1 to depth ({depth})")
     token = _token(arguments)
     metrics = Metrics()
     worker = Worker(arguments.queue, metrics.batches.observe)
@@ -45,7 +48,7 @@ def serve(arguments: Namespace) -> None:
         try:
             reads_task(arguments, answering.encoder.spec)
             window = arguments.window or answering.encoder.spec.window
-            listwise = Listwise(arguments.depth, window, task, noun)
+            listwise = Listwise(depth, window, task, noun)
             service = _service(arguments, data, answering, listwise, token)
             _listen(listening, service)
             _run(app(worker, service, metrics), listening, metrics, arguments.timeout)
@@ -58,7 +61,6 @@ def serve(arguments: Namespace) -> None:
 def _opened(arguments: Namespace, data: "Dataset | None") -> "Answering":
     """Index, model and corpus, in the thread that will use them: FAISS counts its threads by thread."""
     from e2rank_pyserini.answering import Answering
-    from e2rank_pyserini.corpus import fingerprint as corpus_fingerprint
     from e2rank_pyserini.inputs import (
         check_index,
         corpus_source,
@@ -75,7 +77,7 @@ def _opened(arguments: Namespace, data: "Dataset | None") -> "Answering":
     index = opened_index(arguments)
     source = corpus_source(arguments, data) if arguments.corpus or data else None
     if source is not None:
-        tell_other_corpus(index, source, corpus_fingerprint(source), "serve")
+        tell_other_corpus(index, source, "serve")
     texts = opened_texts(source) if source is not None else None
     encoder = loaded_encoder(arguments, index, data)
     check_index(index, encoder, arguments, data)
@@ -201,7 +203,9 @@ def add_serve_parser(
         metavar="FILE",
         help="the bearer token that requests must bring (default: the environment's E2RANK_TOKEN, else none)",
     )
-    parser.add_argument("--depth", type=positive, default=100, metavar="N", help="hits rescored (default: 100)")
+    parser.add_argument(
+        "--depth", type=positive, metavar="N", help=f"hits rescored (default: {DEPTH}, or --max-documents)"
+    )
     parser.add_argument("--window", type=positive, metavar="N", help="hits in the prompt (default: the model's)")
     parser.add_argument(
         "--task",

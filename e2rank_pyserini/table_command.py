@@ -84,7 +84,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
         by: dict[str, list[str]] = {"prompt": []}
         if stage != "dense":  # whose order is the query vector's already
             runs["query"] = one.reranked(first, arguments.encoder, "query")
-            by["query"] = ["--by", "query", "--task", one.spec.retrieval_task]
+            by["query"] = ["--by", "query", *_task(one, arguments.encoder)]
         for column, more in by.items():
             if _stale(runs[column], first, index / "e2rank.json", *one.topics_files()):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
@@ -111,9 +111,16 @@ def _bm25(one: "Benchmark", command: Command) -> Path:
 def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], command: Command) -> Path:
     output = one.dense(model)
     if _stale(output, index / "e2rank.json", *one.topics_files()):
-        where = ["--index", str(index), "--corpus", one.corpus, "--task", one.spec.retrieval_task]
+        where = ["--index", str(index), "--corpus", one.corpus, *_task(one, model)]
         command(["search", *one.words, *encoder, *where, "--output", str(output)])
     return output
+
+
+def _task(one: "Benchmark", model: str) -> list[str]:
+    """The words that name the set's retrieval task, where the model's queries say one."""
+    from e2rank_pyserini import catalog
+
+    return ["--task", one.spec.retrieval_task] if "{task}" in catalog.model(model).query else []
 
 
 def _encode(one: "Benchmark", corpus: str, index: Path, identity: str, encoder: list[str], command: Command) -> None:

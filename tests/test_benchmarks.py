@@ -83,6 +83,14 @@ def test_the_pool_with_every_first_stage_it_holds(shared: Path):
     assert len(one.qrels()) == 54
 
 
+def test_what_is_excluded_makes_runs_stale(beir: Path, tmp_path: Path):
+    shutil.copytree(beir, tmp_path / "scifact")
+    one = find("scifact", tmp_path)
+    (tmp_path / "scifact" / "excluded").mkdir()
+    (tmp_path / "scifact" / "excluded" / "test.tsv").touch()
+    assert [path.name for path in one.topics_files()] == ["queries.jsonl", "test.tsv", "test.tsv"]
+
+
 def test_a_first_stages_name_may_hold_dots(beir: Path, tmp_path: Path):
     pool = tmp_path / "msmarco-dl-pool"
     shutil.copytree(beir, pool)

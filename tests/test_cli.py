@@ -208,7 +208,10 @@ def test_make_takes_a_task_as_it_is_typed():
 
 def test_make_fuses_as_deep_as_it_searches_and_names_reports_by_their_settings():
     assert "--depth 2000 --k 2000 --runs runs/semanlink.demo.bm25.k2000.trec" in make("hybrid", "HITS=2000")
-    assert "--output runs/semanlink.demo.e2rank-minilm.report.d7.w3 " in make("report", "DEPTH=7", "WINDOW=3")
+    asked = ([], ["DEPTH=7", "WINDOW=3"], ["hybrid"], ["feedback"], [f"RUN={ROOT}/setup.cfg"], [f"RUN={ROOT}/Makefile"])
+    pages = [re.search(r" --output (\S+report\S*) ", make("report", *words))[1] for words in asked]
+    assert pages[1] == "runs/semanlink.demo.e2rank-minilm.report.d7.w3"
+    assert len(set(pages)) == len(pages)
     fused = make("hybrid", f"RUN={ROOT / 'setup.cfg'}").splitlines()[-1]
     assert f"{ROOT / 'setup.cfg'} " in fused
     assert "runs/semanlink.demo.e2rank-minilm.hybrid.trec" in fused
@@ -233,6 +236,39 @@ def test_make_reranks_again_where_topics_or_exclusions_changed(beir: Path, tmp_p
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert (f"--output {made[0]}" in done.stdout) is again
         (tmp_path / "dl19" / changed).touch()
+
+
+def test_make_forgets_the_faiss_that_it_takes_away():
+    """Before that, so that nothing says ready where the other could not be had."""
+    with tempfile.TemporaryDirectory() as place:
+        command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", "setup.cfg", "-o", "constraints.txt", "install"]
+        done = subprocess.run([*command, "FAISS=gpu"], cwd=place, capture_output=True, text=True, check=True)
+    assert (
+        0 < done.stdout.index("rm -f .venv/.ready-*") < done.stdout.index("pip uninstall") < done.stdout.index("[gpu,")
+    )
+
+
+def test_search_says_where_the_index_is_of_another_corpus(tiny_index: Path, beir: Path, tmp_path: Path, capsys):
+    shutil.copytree(beir, tmp_path / "toy")
+    words = [
+        "search",
+        "--dataset",
+        str(tmp_path / "toy"),
+        "--index",
+        str(tiny_index),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    told = f"e2rank search: {tiny_index} was built from "
+    corpus = tmp_path / "toy" / "corpus.jsonl"
+    for change, said in (
+        (lambda: None, False),
+        (lambda: corpus.write_text(corpus.read_text() + "\n"), True),
+        (corpus.unlink, False),  # nothing of it is read
+    ):
+        change()
+        assert main(words) == 0
+        assert (told in capsys.readouterr().err) is said
 
 
 def test_make_names_runs_of_one_name_apart(tmp_path: Path):

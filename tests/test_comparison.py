@@ -51,6 +51,7 @@ def test_nothing_differs_or_all_alike():
         every, flips = np.full(topics, 0.5), 0.5 ** (topics - 1)
         assert p_value(every + 0.25, every, "t", 0) == flips
         assert p_value(every + 0.25, every, "randomisation", 0) == pytest.approx(flips)
+    assert p_value(np.array([0.3, 0.4]), np.array([0.2, 0.3]), "t", 0) == 0.5  # equal but for rounding
     assert p_value(same[:1] + 0.25, same[:1], "t", 0) == 1.0  # one topic
     with pytest.raises(E2RankError, match="test 'z': expected one of t, randomisation"):
         p_value(same, same, "z", 0)

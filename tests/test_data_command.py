@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from e2rank_pyserini.cli import main
+from e2rank_pyserini.cli import _parser, main
+from e2rank_pyserini.datasets import dataset
+from e2rank_pyserini.prompts import RETRIEVAL_TASK
+from e2rank_pyserini.training import making
 from tests.conftest import sentences
 from tests.reference import plain
 
@@ -46,6 +50,18 @@ def toy(tmp_path: Path) -> Path:
 
 
 Make = Callable[..., list[dict[str, Any]]]
+
+
+def test_queries_are_encoded_as_search_encodes_them(tiny_index: Path):
+    """BRIGHT's to their own length, as far as the model's prompt goes; each under the task that is asked for."""
+    named = dataset("bright-biology")
+    line = f"data --dataset bright-biology --mine dense --index {tiny_index} --labels qrels --output x --device cpu"
+    arguments = _parser().parse_args(line.split())
+    _, encoder = making._dense(arguments, named)
+    assert encoder.spec.lengths.query == encoder.spec.lengths.prompt == 512
+    its = named.spec.retrieval_task
+    for word, task in ((None, its), ("dataset", its), ("generic", RETRIEVAL_TASK), ("Find it", "Find it")):
+        assert making._task(Namespace(task=word), named) == task
 
 
 @pytest.fixture

@@ -181,10 +181,17 @@ def test_overwrite_replaces_the_folder(tiny_model: Path, tiny: Path, tmp_path: P
 
 def test_overwrite_takes_nothing_of_anybody_elses(tiny_model: Path, tiny: Path, tmp_path: Path, capsys):
     shutil.copytree(tiny, tmp_path / "exported")
-    (tmp_path / "exported" / "checkpoints").mkdir()
-    assert main(["export", "--encoder", str(tiny_model), "--output", str(tmp_path / "exported"), "--overwrite"]) == 1
-    assert "is not an exported model, so --overwrite does not replace it" in capsys.readouterr().err
-    assert (tmp_path / "exported" / "checkpoints").is_dir()
+    for name in ("checkpoints/config.json", "results.json", "1_Pooling/notes.txt"):
+        theirs = tmp_path / "exported" / name
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.touch()
+        assert (
+            main(["export", "--encoder", str(tiny_model), "--output", str(tmp_path / "exported"), "--overwrite"]) == 1
+        )
+        assert "is not an exported model, so --overwrite does not replace it" in capsys.readouterr().err
+        theirs.unlink()
+        if theirs.parent.name == "checkpoints":
+            theirs.parent.rmdir()
 
 
 def test_a_full_disk_leaves_nothing(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -33,6 +33,11 @@ def docids(run: Run, qid: str = "007") -> str:
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 
+def test_nothing_to_feed_back_is_an_error():
+    with pytest.raises(E2RankError, match="query q: no documents to feed back"):
+        prf_vectors({"q": []}, {"q": _unit([40])[0]}, TEXTS, Stored(ANGLES), Compass(), average)
+
+
 def test_the_rules_by_hand():
     query, documents = np.float32([1, 0]), np.float32([[0, 1], [0, 3]])
     np.testing.assert_allclose(average(query, documents), [1 / 3, 4 / 3])

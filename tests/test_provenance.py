@@ -155,8 +155,11 @@ def test_a_run_that_is_not_the_recorded_one_is_no_success(reranked: Path, capfd:
     whole = reranked.read_text()
     reranked.write_text(whole.replace("007", "7", 1))
     assert main(["rerun", record]) == 1
-    told = f"e2rank rerun: {reranked}: is not the run that out.trec.json records: its SHA-256 differs\n"
-    assert capfd.readouterr().err.endswith(told)
+    told = f"e2rank rerun: {reranked}: is not the run that out.trec.json records: its SHA-256 differs (--output FILE"
+    assert told in capfd.readouterr().err
+    assert main(["rerun", record, "--output", f"{reranked}.again"]) == 0
+    assert Path(f"{reranked}.again").read_text() == whole
+    assert " (as recorded: the run itself is not beside its record)\n" in capfd.readouterr().out
     reranked.unlink()
     assert main(["rerun", record]) == 0
     assert capfd.readouterr().out.endswith(" (as recorded: the run itself is not beside its record)\n")

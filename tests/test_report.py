@@ -17,13 +17,14 @@ import ir_measures
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import binom, bootstrap, ttest_rel
 
 from e2rank_pyserini import plots
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.comparison import intervals
-from e2rank_pyserini.report import Entry, clean, names, sweeps
+from e2rank_pyserini.comparison import Row, intervals
+from e2rank_pyserini.report import MAIN, Entry, Interval, clean, names, sweeps
 from e2rank_pyserini.types import E2RankError
 
 QUERIES = {f"q{number}": f"query {number}" for number in range(12)}
@@ -303,6 +304,30 @@ def test_sweeps_differ_in_the_window_only():
     assert [(window, one.name) for window, one in second.entries] == [(1, "g"), (4, "f")]
     assert sweeps(runs[2:6]) == []
     assert sweeps([entry("pipe", 2, digest=None), entry("pipe", 8, digest=None)]) == []  # maybe of two runs
+
+
+def test_a_baseline_above_all_others_is_on_the_picture(monkeypatch: pytest.MonkeyPatch):
+    def entry(mean: float) -> Entry:
+        row = Row("x", mean, 1.0, 0.0, 1.0, 1.0, 0, 0, 1, {})
+        return Entry("x", {MAIN: row}, {MAIN: Interval(mean - 0.1, mean + 0.1)}, {}, {}, None, 0)
+
+    figure = Figure()
+    monkeypatch.setattr(plots, "_drawn", lambda height, draw: draw(figure))
+    plots.latency([(entry(0.3), 0.1), (entry(0.4), 0.2)], entry(0.9))
+    low, high = figure.axes[0].get_ylim()
+    assert low < 20
+    assert high > 90
+
+
+def test_runs_by_prompts_without_a_task_are_one_sweep_whatever_was_recorded():
+    """Earlier versions recorded a task that was not read."""
+
+    def entry(name: str, window: int, **told: Any) -> Entry:
+        kept = {"model": {"name": "m"}, "prompt": {"variant": "pair", "window": window, **told}}
+        return Entry(name, {}, {}, {}, {}, {**kept, "inputs": {"run": {"path": "r", "sha256": "aa"}}}, 0)
+
+    (found,) = sweeps([entry("old", 2, task="Rank", noun="Documents"), entry("new", 4, task=None, noun=None)])
+    assert [window for window, _ in found.entries] == [2, 4]
 
 
 def test_what_came_through_a_pipe_has_no_hash(words: list[str], tmp_path: Path):

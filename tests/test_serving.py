@@ -533,7 +533,7 @@ def test_another_corpus_than_the_indexes_is_told(tiny_index: Path, beir: Path, t
         assert capsys.readouterr().err.count(f"e2rank serve: {tiny_index} was built from ") == said
 
 
-def test_a_depth_that_every_request_would_be_refused_for(tiny_index: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_depth_above_what_a_request_may_ask_for(tiny_index: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["serve", "--index", str(tiny_index), "--depth", "51", "--max-documents", "50"]) == 1
     assert capsys.readouterr().err == "e2rank serve: depth 51: expected 1 to max-documents (50)\n"
 

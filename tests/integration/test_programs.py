@@ -210,6 +210,22 @@ from e2rank_pyserini.pyserini.encoders import E2RankDocumentEncoder
 from e2rank_pyserini.types import E2RankError
 encoder = E2RankDocumentEncoder(sys.argv[1])
 print(encoder.encode(["a"], titles=["b"], expands=[None], fp16=False, max_length=256, add_sep=False).shape)
+class Held:
+    docid = "d"
+
+    def __init__(self, raw):
+        self.raw = lambda: raw
+
+    def doc(self, docid):
+        return self
+
+
+from e2rank_pyserini.pyserini.feedback import _text
+print(_text(Held('{"id": "d", "title": " b ", "text": "a\\\\n"}'), Held(None)))
+try:
+    _text(Held("<DOC>"), Held(None))
+except E2RankError as error:
+    print(error)
 stripped, whole = encoder.encode([" a\\n", " "], titles=["b ", "c"]), encoder.encode(["a", None], titles=["b", "c"])
 print(abs(stripped - whole).max())
 try:
@@ -229,8 +245,9 @@ def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: 
     done = program(
         sys.executable, "-c", LIBRARY + ENCODER, *map(str, (model_path, tiny_index, tmp_path / "lucene", beir)), query
     )
-    found, *others = done.stdout.splitlines()[-4:]
-    assert others == ["(1, 64)", "0.0", "expands: E2Rank encodes titles and texts alone"]
+    found, *others = done.stdout.splitlines()[-6:]
+    assert others[2].startswith("document d: ")  # raw texts of another form
+    assert [*others[:2], *others[3:]] == ["(1, 64)", "b a", "0.0", "expands: E2Rank encodes titles and texts alone"]
     answer = json.loads(found)
     encoder, stored = E2RankEncoder.load(str(model_path), device="cpu"), DenseIndex(tiny_index)
     texts = {

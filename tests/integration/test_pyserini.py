@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from e2rank_pyserini import directories
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.evaluation import per_topic
@@ -279,17 +280,20 @@ def lucene(
     (place / "long.tsv").write_text("".join(f"{qid}\t{query} {most}\n" for qid, query in queries.items()))
     long = ["--topics", str(place / "long.tsv"), "--corpus", str(made), "--hits", "20"]
     excluding = [*search, "--excluded", str(place / "excluded.txt"), "--output", str(place / "odd.trec")]
-    ours = ask(
-        {
-            "bm25": ("e2rank", {"words": ["bm25", *data, "--index", str(made), "--output", str(run)]}),
-            "long": ("e2rank", {"words": ["bm25", *long, "--output", str(place / "long.trec")]}),
-            "again": ("e2rank", {"words": [*search, "--threads", "2", "--output", str(again)]}),
-            "odd": ("e2rank", {"words": excluding}),
-            "index": ("e2rank", {"words": vectors}),
-            "find": ("find", {"source": str(made), "docids": ["039", "000", "7", "absent", "001"]}),
-            "texts": ("texts", {"source": str(made)}),
-        }
-    )
+    busy = ["bm25", *data, "--index", str(place / "busy"), "--output", str(place / "busy.trec")]
+    with directories.held(place / ".busy.building"):  # as by another build
+        ours = ask(
+            {
+                "busy": ("e2rank", {"words": busy}),
+                "bm25": ("e2rank", {"words": ["bm25", *data, "--index", str(made), "--output", str(run)]}),
+                "long": ("e2rank", {"words": ["bm25", *long, "--output", str(place / "long.trec")]}),
+                "again": ("e2rank", {"words": [*search, "--threads", "2", "--output", str(again)]}),
+                "odd": ("e2rank", {"words": excluding}),
+                "index": ("e2rank", {"words": vectors}),
+                "find": ("find", {"source": str(made), "docids": ["039", "000", "7", "absent", "001"]}),
+                "texts": ("texts", {"source": str(made)}),
+            }
+        )
     theirs = ask(
         {
             "search": ("lucene_search", {"index": str(made), "queries": queries, "k": 1000}),
@@ -331,6 +335,11 @@ def test_bm25_searches_an_index_that_is_there(lucene: tuple[Answers, Path], bm25
     answers, place = lucene
     assert answers["again"]["status"] == 0
     assert_same_run(read_run(place / "again.trec"), {qid: hits[:20] for qid, hits in bm25_run.items()})
+
+
+def test_a_second_build_of_a_lucene_index_at_once_is_refused(lucene: tuple[Answers, Path]):
+    assert lucene[0]["busy"]["status"] == 1
+    assert not (lucene[1] / "busy").exists()
 
 
 def test_bm25_takes_queries_of_any_length(lucene: tuple[Answers, Path], bm25_run: Run):
