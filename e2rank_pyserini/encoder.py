@@ -134,7 +134,7 @@ class E2RankEncoder:
             return self.forward.stream(coming, len(texts))
 
     def _check_fit(self, tokenizer: Any) -> None:
-        positions = getattr(self.network.config, "max_position_embeddings", None)
+        positions = _positions(self.network)
         longest = max(self.spec.lengths.document, self.spec.lengths.query, self.spec.lengths.prompt)
         if positions is not None and longest > positions:
             raise E2RankError(
@@ -192,6 +192,21 @@ def as_recorded(record: Mapping[str, Any], dtype: str, device: str, batch_tokens
 
 def _whole(rows: list[Ids]) -> Part:
     return Part(rows, [len(row) for row in rows])
+
+
+def _positions(network: Any) -> int | None:
+    """How many tokens a row may have, None where nothing says so.
+
+    RoBERTa's kind counts places from behind its padding's. Beyond its first length a longrope model turns every row of
+    a batch as its longest wants it.
+    """
+    positions = getattr(network.config, "max_position_embeddings", None)
+    rope = getattr(network.config, "rope_parameters", None) or getattr(network.config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        first = rope.get("original_max_position_embeddings")
+        return first or getattr(network.config, "original_max_position_embeddings", None) or positions
+    padding = getattr(getattr(getattr(network, "embeddings", None), "position_embeddings", None), "padding_idx", None)
+    return positions if positions is None or padding is None else positions - padding - 1
 
 
 def _eos_id(spec: ModelSpec, tokenizer: Any) -> int | None:

@@ -1,7 +1,11 @@
 """From a model's record to a tokenizer and weights: hub, directory, GGUF in an installed package, adapter."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
+import json
 import warnings
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,6 +67,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     if spec.layers is not None and getattr(model.config, "layer_types", None):  # else it could not be saved again
         model.config.layer_types = model.config.layer_types[: spec.layers]
     if spec.adapter is not None:
+        check_base(spec)
         model = _merged(model, spec)
     return model.to(device=device, dtype=dtype).eval(), tokenizer, identity_of(spec)
 
@@ -157,11 +162,33 @@ def _merged(model: Any, spec: ModelSpec) -> Any:
     except ImportError as error:
         raise E2RankError(f"model {spec.name}: its adapter needs peft; pip install 'e2rank-pyserini[train]'") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
+        with whole_adapter():
             return PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
     except Exception as error:
         raise E2RankError(_unreadable(spec, str(spec.adapter), error)) from error
+
+
+@contextlib.contextmanager
+def whole_adapter() -> Iterator[None]:
+    """Within it, an adapter that lacks weights, or has them under other names, is an error: peft only warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        yield
+
+
+def check_base(spec: ModelSpec) -> None:
+    """Refuse an adapter of `e2rank train` on other weights than those that it was trained on."""
+    record = adapter_of(spec) / "training.json"
+    try:
+        trained_on = json.loads(record.read_text(encoding="utf-8")).get("base_identity")
+    except (OSError, ValueError, AttributeError):  # another program's, or none
+        return
+    found = identity_of(dataclasses.replace(spec, adapter=None))
+    if trained_on not in (None, found):
+        raise E2RankError(
+            f"model {spec.name}: its adapter was trained on weights {trained_on}, and {spec.source} holds {found} now"
+        )
 
 
 def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:

@@ -217,6 +217,8 @@ class TextTokenizer:
         most = length - len(before) - len(after)
         bare = self._ids(texts)
         rows = [[*before, *ids[:most], *after] for ids in bare]
+        if not all(rows):
+            raise E2RankError("an empty text has no token: `eos` is null, and the tokenizer adds none")
         self.tally.tokens += sum(map(len, rows))
         return rows, sum(len(ids) > most for ids in bare)
 

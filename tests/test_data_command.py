@@ -399,8 +399,22 @@ def cross_encoder(place: Path, tiny_model: Path, labels: int = 1) -> Path:
     return place
 
 
+def test_a_run_that_lacks_queries_is_told(make: Make, toy: Path, tmp_path: Path):
+    lines = (toy / "first.trec").read_text().splitlines()
+    first = lines[0].split()[0]
+    (tmp_path / "one.trec").write_text("".join(f"{line}\n" for line in lines if line.split()[0] == first))
+    told: list[str] = []
+    make("--labels", "scores", "--scorer", f"run:{tmp_path}/one.trec", told=told)
+    (line,) = [line for line in told if "are of queries that it lacks" in line]
+    lacking, lists = map(int, re.findall(r"(\d+) of (\d+) lists", line)[0])
+    assert 0 < lacking < lists
+
+
 def test_a_scorer_says_what_it_cut(make: Make, toy: Path, tiny_model: Path, tmp_path: Path):
-    """Of d1 to d8 the encoder cuts those of more than 3 tokens and an EOS, the cross-encoder pairs of more than 12."""
+    """Of d1 to d8 the encoder cuts those of more than 3 tokens and an EOS, the cross-encoder pairs of more than 12.
+
+    The query under its task is longer than the 24 tokens that the tiny model reads.
+    """
     told: list[str] = []
     common = ("--labels", "scores", "--limit", "1", "--max-length")
     tokens = AutoTokenizer.from_pretrained(tiny_model)
@@ -412,7 +426,7 @@ def test_a_scorer_says_what_it_cut(make: Make, toy: Path, tiny_model: Path, tmp_
     full = sum(len(ids) >= 12 for ids in tokens(["query a"] * 8, texts)["input_ids"])
     assert 0 < cut < 8
     assert 0 < full < 8
-    assert f"scorer {tiny_model}: {cut} of 8 documents cut to its length" in told
+    assert f"scorer {tiny_model}: {cut} of 8 documents, 1 of 1 queries and 0 of 0 documents in prompts cut" in told
     assert f"scorer {place}: {full} of 8 pairs fill its 12 tokens or are cut" in told
 
 

@@ -174,6 +174,61 @@ def test_a_hub_name_is_read_from_the_hubs_cache(tiny_model: Path, encoder: E2Ran
     np.testing.assert_allclose([float(x) for x in vector], encoder.encode_documents(["wing flow"])[0], atol=1e-6)
 
 
+def test_an_adapter_of_another_model_is_no_adapter(tiny_model: Path, tmp_path: Path):
+    """Its weights have other names (a whole language model's): peft warns, and adds nothing."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(tiny_model)
+    peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    adapted = dataclasses.replace(model(str(tiny_model)), adapter=str(tmp_path))
+    with pytest.raises(E2RankError, match="is not a readable model: Found missing adapter keys"):
+        E2RankEncoder.load(adapted, device="cpu")
+
+
+def test_a_text_without_a_token_is_an_error(encoder: E2RankEncoder):
+    bare = dataclasses.replace(encoder.spec, eos=None)
+    frameless = E2RankEncoder(bare, encoder.network, encoder.tokens.tokenizer, encoder.identity)
+    frameless.tokens.frame = ([], [])
+    assert frameless.encode_documents(["wing"]).shape == (1, 64)
+    with pytest.raises(E2RankError, match="an empty text has no token"):
+        frameless.encode_documents(["wing", ""])
+
+
+@pytest.mark.parametrize("asked", [98, 99])
+def test_robertas_places_begin_behind_its_paddings(encoder: E2RankEncoder, asked: int):
+    from transformers import RobertaConfig, RobertaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vocabulary = len(encoder.tokens.tokenizer)
+    network = RobertaModel(RobertaConfig(vocab_size=vocabulary, max_position_embeddings=100, pad_token_id=1, **sizes))
+    lengths = dataclasses.replace(encoder.spec.lengths, document=asked, query=asked, prompt=asked)
+    spec = dataclasses.replace(encoder.spec, lengths=lengths)
+    if asked > 98:
+        with pytest.raises(E2RankError, match="lengths up to 99 tokens were asked for, but it has 98 positions"):
+            E2RankEncoder(spec, network, encoder.tokens.tokenizer, "x")
+    else:
+        ours = E2RankEncoder(spec, network.eval(), encoder.tokens.tokenizer, "x")
+        assert np.isfinite(ours.encode_documents(["wing " * 200])).all()
+
+
+def test_longrope_is_read_as_far_as_it_does_not_depend_on_the_batch(encoder: E2RankEncoder):
+    from transformers import Phi3Config, Phi3Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_theta": 1e4}
+    config = Phi3Config(
+        vocab_size=len(encoder.tokens.tokenizer),
+        max_position_embeddings=512,
+        original_max_position_embeddings=64,
+        pad_token_id=0,
+        rope_parameters=rope | {"original_max_position_embeddings": 64},
+        **sizes,
+    )
+    with pytest.raises(E2RankError, match="lengths up to 512 tokens were asked for, but it has 64 positions"):
+        E2RankEncoder(encoder.spec, Phi3Model(config), encoder.tokens.tokenizer, "x")
+
+
 def test_an_adapter_is_merged_when_the_model_is_loaded(tiny_model: Path, encoder: E2RankEncoder, tmp_path: Path):
     """A LoRA adapter with random weights: the loaded model equals the base with W + scale * B A written into it."""
     peft = pytest.importorskip("peft")

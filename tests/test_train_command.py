@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.directories import held
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.training.examples import read_examples
 from e2rank_pyserini.training.recipe import recipe as read_recipe
@@ -115,6 +117,30 @@ def test_a_killed_command_goes_on(place: Path, tiny_model: Path):
     assert 5 <= reached < 60
     assert main(words(place, tiny_model)) == 0
     assert_alike(place / "out", place / "whole", 1e-6)
+
+
+def test_a_second_process_on_one_output_is_refused(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    with held(place / "out.training"):  # as by another one
+        assert main(words(place, tiny_model)) == 1
+    assert capfd.readouterr()[1].endswith(f"e2rank train: {place}/out.training: another process is writing it\n")
+    assert main(words(place, tiny_model)) == 0
+
+
+def test_an_adapter_is_refused_on_other_weights(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
+    """Stage I trained anew under its old name, and the adapter of stage II still there."""
+    shutil.copytree(tiny_model, place / "base")
+    recipe(place, compress="int4")
+    assert main(words(place, place / "base", "first", "--steps 1")) == 0
+    again = words(place, place / "first", "second", "--steps 1")
+    assert main(again) == 0
+    weights = load_file(place / "base" / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 0.01}, place / "base" / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(place / "second")
+    capfd.readouterr()
+    for line in (again, ["index", "--corpus", "x", "--encoder", str(place / "first"), "--output", str(place / "i")]):
+        assert main(line) == 1
+        assert "its adapter was trained on weights " in capfd.readouterr()[1]
 
 
 def test_options_replace_the_recipes(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):
@@ -241,7 +267,8 @@ def test_usage_errors(place: Path, tiny_model: Path, capfd: pytest.CaptureFixtur
 def test_stage_embed_reads_no_lists(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], more: str):
     line = f"train --stage embed --encoder {tiny_model} --data {place}/data.jsonl --output {place}/out {more}"
     assert main(line.split()) == 1
-    assert capfd.readouterr()[1] == f"e2rank train: {more.split()[0]}: stage embed knows no lists\n"
+    name = more.split()[0].removeprefix("--").replace("-", "_")
+    assert capfd.readouterr()[1] == f"e2rank train: recipe: {name}: stage embed knows no lists\n"
 
 
 def test_neither_stage_nor_recipe(place: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]):

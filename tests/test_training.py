@@ -722,6 +722,20 @@ def test_an_adapter_that_is_there_is_trained_further(made: dict[str, Training], 
     assert base["identity"] == E2RankEncoder.load(str(first), device="cpu").identity
 
 
+def test_compress_of_an_adapter_that_changes_more_than_linear_layers_is_refused(spec: ModelSpec, tmp_path: Path):
+    import peft
+    from transformers import AutoModel
+
+    network = AutoModel.from_pretrained(spec.source, dtype=torch.float32)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"])
+    adapted = peft.get_peft_model(network, config)
+    with torch.no_grad():
+        adapted.base_model.model.norm.modules_to_save["default"].weight.add_(1)
+    adapted.save_pretrained(tmp_path / "more")
+    with pytest.raises(E2RankError, match=r"its adapter changes norm\.weight, and compress keeps linear layers alone"):
+        learner(dataclasses.replace(spec, adapter=str(tmp_path / "more")), FORMS["int4"], "cpu")
+
+
 def test_two_adapters_on_one_base_are_two_starts(made: dict[str, Training]):
     """Else a run from one would go on from the state of a run from the other."""
     chosen = FORMS["lora"]

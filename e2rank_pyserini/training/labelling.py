@@ -1,5 +1,6 @@
 """What ranks the documents of a list: judgments, or the scores of other models and runs."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.tokens import cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError
@@ -67,9 +69,7 @@ def by_encoder(encoder: "E2RankEncoder", task: str | None) -> Scorer:
         texts = {text: row for row, text in enumerate(dict.fromkeys(text for one in lists for text in one.texts))}
         asked = encoder.encode_queries(list(queries), task)  # (queries, dim)
         answers = encoder.encode_documents(list(texts))  # (texts, dim)
-        cut = encoder.tally.documents_truncated
-        if cut:
-            print(f"scorer {encoder.spec.name}: {cut} of {len(texts)} documents cut to its length", file=sys.stderr)
+        print(f"scorer {encoder.spec.name}: {cut(dataclasses.asdict(encoder.tally))}", file=sys.stderr)
         found = []
         for one in lists:
             vectors = answers[[texts[text] for text in one.texts]].astype(np.float64)  # (n, dim)
@@ -87,6 +87,9 @@ def by_run(path: Path) -> Scorer:
     def score(lists: Sequence[Listed]) -> list[Scores]:
         if not any(one.qid in run for one in lists):
             raise E2RankError(f"{path}: none of the queries is in this run (the first is {lists[0].qid})")
+        lacking = sum(one.qid not in run for one in lists)
+        if lacking:
+            print(f"scorer {path}: {lacking} of {len(lists)} lists are of queries that it lacks", file=sys.stderr)
         known = {qid: {hit.docid: hit.score for hit in run.get(qid, [])} for qid in {one.qid for one in lists}}
         return [np.array([known[one.qid].get(docid, np.nan) for docid in one.docids]) for one in lists]
 

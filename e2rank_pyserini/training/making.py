@@ -1,5 +1,6 @@
 """The steps of `e2rank data`: first stages -> docids drawn -> texts -> rankings. `arguments` is its command line."""
 
+import dataclasses
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -24,6 +25,7 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
+from e2rank_pyserini.tokens import cut
 from e2rank_pyserini.training.endpoint import Endpoint, orders
 from e2rank_pyserini.training.examples import Example, positions
 from e2rank_pyserini.training.labelling import (
@@ -67,6 +69,9 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
     dropped: Dropped = Counter()
     drawn = _drawn(arguments, named, topics, qrels, dense, dropped)
     template = _template(named, dense)
+    if dense is not None:
+        encoder = dense[1]
+        print(f"{encoder.spec.name}: {cut(dataclasses.asdict(encoder.tally))}", file=sys.stderr)
     lists = _with_texts(arguments, corpus_source(arguments, named), template, topics, drawn, dropped)
     if not lists:
         return [], dropped
@@ -259,11 +264,11 @@ def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
         return by_cross_encoder(
             name.removeprefix(CROSS),
             device=arguments.device,
-            dtype=arguments.dtype or "auto",
+            dtype=arguments.dtype or "float32",  # what bfloat16 cannot tell apart would be tied
             max_length=arguments.max_length,
             batch_tokens=arguments.batch_tokens,
         )
-    encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None)
+    encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None, named)
     return by_encoder(encoder, _task(arguments, named))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.loading import adapter_of, with_adapter
+from e2rank_pyserini.loading import adapter_of, check_base, whole_adapter, with_adapter
 from e2rank_pyserini.training.recipe import Lora, Recipe
 from e2rank_pyserini.types import E2RankError
 
@@ -27,6 +27,8 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
     else:
         base = dataclasses.replace(spec, adapter=None)
         encoder = E2RankEncoder.load(base, device=device, dtype=recipe.dtype, batch_tokens=recipe.chunk_tokens)
+        if spec.adapter is not None:
+            check_base(spec)
         encoder.forward.network = _adapted(encoder.network, spec, recipe)
         encoder.spec = spec
         if spec.adapter is not None:
@@ -34,6 +36,8 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
     encoder.forward.packing = False  # it would join weights that are trained and saved one by one
     if recipe.lora is None:
         _choose(encoder.network, recipe)
+    if recipe.compress is not None and spec.adapter is not None:
+        _check_rest(encoder.network, spec)
     if recipe.checkpointing:
         _checkpoint(encoder.network)
     if encoder.device.type == "cpu":  # where the backward pass of the fused one takes five times as long
@@ -112,6 +116,18 @@ def _choose(network: Any, recipe: Recipe) -> None:
     for name, weight in network.named_parameters():
         module, _, kind = name.rpartition(".")
         weight.requires_grad_(module in chosen and (kind == "weight" or recipe.compress is None))
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise E2RankError("recipe: compress, layers: the model has no linear layer there: there is nothing to train")
+
+
+def _check_rest(network: Any, spec: ModelSpec) -> None:
+    """Refuse an adapter that changes more than `compress` keeps: the linear layers' weights."""
+    base = E2RankEncoder.load(dataclasses.replace(spec, adapter=None), device="cpu", dtype="float32").network
+    kept = {f"{name}.weight" for name in linear_layers(network)}
+    before = dict(base.named_parameters())
+    for name, weight in network.named_parameters():
+        if name not in kept and not weight.detach().cpu().equal(before[name].detach()):
+            raise E2RankError(f"model {spec.name}: its adapter changes {name}, and compress keeps linear layers alone")
 
 
 def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
@@ -126,7 +142,11 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
     lora = recipe.lora
     assert lora is not None
     if spec.adapter is not None:
-        further = PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
+        try:
+            with whole_adapter():
+                further = PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
+        except Exception as error:
+            raise E2RankError(f"model {spec.name}: its adapter cannot be read: {str(error).splitlines()[0]}") from error
         _check_adapter(spec, lora, further.peft_config["default"])
         if recipe.layers is not None:
             last = _last(network, recipe.layers)

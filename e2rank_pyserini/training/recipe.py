@@ -14,6 +14,8 @@ from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.types import E2RankError, shown
 
+_OF_LISTS = ("listwise", "infonce_weight", "ranknet_weight", "order", "window")  # what stage embed does not read
+
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
@@ -90,6 +92,9 @@ class Recipe:
                 raise E2RankError(f"recipe: {name}: expected a number above 0, got {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "infonce_weight", "ranknet_weight", "distil_weight"):
             self._at_least(name, 0)
+        for name in _OF_LISTS:
+            if self.stage == "embed" and getattr(self, name) != getattr(type(self), name):
+                raise E2RankError(f"recipe: {name}: stage embed knows no lists")
         if self.warmup > 1:
             raise E2RankError(f"recipe: warmup: expected a share of at most 1, got {self.warmup}")
         if self.lora is not None and min(self.lora.rank, self.lora.alpha) < 1:

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.directories import held
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.loading import identity_of
 from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
@@ -52,14 +54,16 @@ def train(
     Everything that is random follows from the recipe's seed. While it runs, the state is in `output`.training, and the
     same call goes on from it. Under torchrun every process makes this call. `stop_after` ends the run early at this
     step and leaves the state. Raises E2RankError when the output exists, when no source fills a batch, when the state
-    is that of another run, when the recipe has a task for a source that is not there, and when the loss is no number.
+    is that of another run or another process is at it, when the recipe has a task for a source that is not there, and
+    when the loss is no number.
     """
     if output.exists():
         raise E2RankError(f"{output}: exists already")
     check_writable(output)
     with group(own_device(device) or "") as (rank, world):
         run = Training(spec, recipe, examples, output, dev, own_device(device), rank, world)
-        return run.go(stop_after)
+        with held(run.working) if rank == 0 else contextlib.nullcontext():
+            return run.go(stop_after)
 
 
 class Prepared(NamedTuple):
@@ -266,6 +270,7 @@ class Training:
             "tokens": encoded.pop("tokens"),
             "encoded": encoded,
             "base": self.encoder.record,
+            "base_identity": identity_of(dataclasses.replace(self.read, adapter=None)),
             "teacher": self.teacher.encoder.record if self.teacher else None,
             "recipe": dataclasses.asdict(self.recipe),
             "examples": self.used,

@@ -63,14 +63,9 @@ def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
     """Refuse what the chosen training would not read."""
     from e2rank_pyserini.types import E2RankError
 
-    of_lists = ("listwise", "infonce_weight", "ranknet_weight")
-    reading = ("window", "order")
-    refused = {name: "stage embed knows no lists" for name in (*of_lists, *reading) if chosen.stage == "embed"}
-    if chosen.stage == "rank" and not chosen.prompts:
-        refused = dict.fromkeys(reading, "no prompt is read")
-    for name, why in refused.items():
-        if asked[name] is not None:
-            raise E2RankError(f"--{name.replace('_', '-')}: {why}")
+    for name in ("window", "order"):
+        if asked[name] is not None and not chosen.prompts:
+            raise E2RankError(f"--{name}: no prompt is read")
 
 
 def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
