@@ -1,7 +1,9 @@
 """`e2rank data`: lists and pairs worked out by hand, every kind of label, and what is refused or dropped."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -578,6 +580,26 @@ def test_an_llm_ranks(
         assert (asked["model"], asked["temperature"]) == ("some-model", 0)
         for number, docid in enumerate(RANKS, start=1):
             assert f"\n[{number}] {DOCS[docid]}\n" in asked["messages"][-1]["content"]
+
+
+def test_an_interrupted_job_asks_no_list_twice(
+    toy: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    words = llm(toy, tmp_path, server.url, ["good", "thinks", "short", "busy"])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "e2rank_pyserini.training.examples.write_examples", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+        )
+        assert main(words) == 130
+    assert not (tmp_path / "out.jsonl").exists()
+    kept = tmp_path / ".out.jsonl.answers"
+    kept.write_text(kept.read_text()[:-5])  # the last one was being written
+    assert main(words) == 0
+    assert f"{kept}: 2 of 4 lists were answered before" in capfd.readouterr().err
+    assert server.times == {"good": 1, "thinks": 1, "short": 2, "busy": 3 + 1}
+    rankings = [json.loads(line)["ranking"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rankings == [BY_LENGTH] * 3
+    assert not kept.exists()
 
 
 def test_an_llm_that_hangs_costs_its_list(

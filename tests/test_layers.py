@@ -79,7 +79,7 @@ LAYERS = [
         "training.labelling",
         "training.endpoint",
     },
-    {"pyserini.encoders", "pyserini.feedback"},
+    {"pyserini.encoders", "pyserini.feedback", "training.answers"},
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs", "outputs", "mteb_evaluation", "bench.encoders", "bench.rerankers"},

@@ -26,7 +26,8 @@ from e2rank_pyserini.inputs import (
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
 from e2rank_pyserini.tokens import cut
-from e2rank_pyserini.training.endpoint import Endpoint, orders
+from e2rank_pyserini.training.answers import answered, place_of
+from e2rank_pyserini.training.endpoint import Endpoint
 from e2rank_pyserini.training.examples import Example, positions
 from e2rank_pyserini.training.labelling import (
     Listed,
@@ -252,7 +253,8 @@ def _by_llm(arguments: Namespace, lists: Sequence[Listed]) -> Iterable[Sequence[
 
     endpoint = Endpoint(arguments.endpoint, arguments.llm, arguments.parallel, arguments.timeout, arguments.retries)
     asked = [(one.query, one.texts) for one in lists]
-    found = tqdm(orders(asked, endpoint), total=len(asked), unit=" lists", desc="llm", disable=None, file=sys.stderr)
+    coming = answered(asked, endpoint, place_of(Path(arguments.output)))
+    found = tqdm(coming, total=len(asked), unit=" lists", desc="llm", disable=None, file=sys.stderr)
     return [order if isinstance(order, str) else positions(order) for order in found]
 
 
