@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# e2rank-minilm from data alone: teacher, lists, a first model, and that one's prompts trained further. About two hours on
+# e2rank-minilm from data alone: teacher, lists, a first model, and that one's prompts trained further. An hour and a half on
 # two cores without a GPU.
 #   COLLECTIONS=DIR recipes/e2rank-minilm/train.sh [OUT]
 # Goes on where it was stopped. See ../data.sh for what COLLECTIONS holds and what is fetched.
