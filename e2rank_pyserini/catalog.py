@@ -18,6 +18,7 @@ from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.types import E2RankError, shown
 
 POOLINGS = ("last", "mean", "cls")
+OWN = "e2rank:"  # what an adapter inside this package begins with
 OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
 
 
@@ -128,7 +129,7 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     own = None if like else file_of(name, OWN_FILE)
     if own is not None:
         fields = {"name": name, "source": name, **yaml_file(own)}
-        if fields.get("adapter") is not None:
+        if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
             fields["adapter"] = str(own.parent / str(fields["adapter"]))
         return record(ModelSpec, fields, str(own))
     return record(ModelSpec, {**records[like or _family(name)], "name": name, "source": name}, f"model {name}")

@@ -15,12 +15,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
-from e2rank_pyserini.catalog import ModelSpec, file_of
+from e2rank_pyserini.catalog import OWN, ModelSpec, file_of
 from e2rank_pyserini.delta import FILE, Delta
 from e2rank_pyserini.types import E2RankError
 
 PACKAGE = "pypi:"
-OWN = "e2rank:"  # what an adapter inside this package begins with
 _PARTS = (
     "config.json",
     "adapter_config.json",

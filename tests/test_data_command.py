@@ -401,6 +401,13 @@ def cross_encoder(place: Path, tiny_model: Path, labels: int = 1) -> Path:
     return place
 
 
+def test_a_fold_without_topics_is_told(toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "t.tsv").write_text("1\twing\n")  # of the fold train
+    words = ["--topics", str(tmp_path / "t.tsv"), "--corpus", str(toy), "--run", str(toy / "first.trec")]
+    assert main(["data", *words, "--labels", "scores", "--scorer", "minilm", "--fold", "dev", "--output", "x"]) == 1
+    assert capfd.readouterr().err == "e2rank data: --fold dev: no topic is in it\n"
+
+
 def test_a_run_that_lacks_queries_is_told(make: Make, toy: Path, tmp_path: Path):
     lines = (toy / "first.trec").read_text().splitlines()
     first = lines[0].split()[0]

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import e2rank_pyserini
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.loading import adapter_of
 from e2rank_pyserini.training.recipe import recipe
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
@@ -29,6 +31,15 @@ def test_the_adapter_is_small_and_has_a_card_without_gaps():
     assert 0 < (PLACE / "delta.safetensors").stat().st_size <= 15_000_000
     card = (PLACE / "README.md").read_text()
     assert "@" not in card.replace("nDCG@10", "").replace("R@100", "").replace("MRR@10", "")
+
+
+def test_a_directory_may_name_it(tmp_path: Path):
+    fields = yaml.safe_load((Path(e2rank_pyserini.__file__).parent / "models.yaml").read_text())["models"][
+        "e2rank-minilm"
+    ]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "e2rank.yaml").write_text(yaml.safe_dump(fields))
+    assert adapter_of(model(str(tmp_path / "mine"))) == adapter_of(model("e2rank-minilm"))
 
 
 def test_its_weights_are_the_base_plus_the_adapter():

@@ -29,6 +29,8 @@ def data(arguments: Namespace) -> None:
     check_not_read(arguments, *(name.removeprefix(RUN) for name in arguments.scorer or () if name.startswith(RUN)))
     named = named_dataset(arguments)
     topics = dict(islice(_fold(topics_of(arguments, named), arguments.fold).items(), arguments.limit))
+    if not topics:
+        raise E2RankError(f"--fold {arguments.fold}: no topic is in it" if arguments.fold else "there are no topics")
     examples, dropped = make(arguments, named, topics)
     lost = ", ".join(f"{count} {reason}" for reason, count in sorted((+dropped).items())) or "nothing"
     if not examples:
