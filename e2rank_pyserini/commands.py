@@ -40,7 +40,7 @@ def search(arguments: Namespace) -> None:
         opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened, data)
     check_index(opened, encoder, arguments, data)
-    if arguments.corpus or (data is not None and data.folder is not None and any(data.folder.glob("corpus.jsonl*"))):
+    if arguments.corpus or (data is not None and data.has_corpus()):
         tell_other_corpus(opened, corpus_source(arguments, data), "search")
     task = retrieval_task(arguments.task, data)
     reads_task(arguments, encoder.spec, plain=True)

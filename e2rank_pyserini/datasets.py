@@ -34,6 +34,10 @@ class Dataset:
             raise E2RankError(f"{self.folder}: expected corpus.jsonl or corpus.jsonl.gz in the data set's folder")
         return str(path)
 
+    def has_corpus(self) -> bool:
+        """Whether it is a folder with a corpus."""
+        return self.folder is not None and any((self.folder / f"corpus.jsonl{end}").exists() for end in ("", ".gz"))
+
     def topics(self) -> Topics:
         """The topics; of a folder with qrels for the split, those that are judged."""
         topics = read_topics(self.topics_file())

@@ -1,9 +1,9 @@
 """From a model's record to a tokenizer and weights: hub, directory, GGUF in an installed package, adapter."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -31,6 +31,7 @@ _PARTS = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+_LACKING = "Found missing adapter keys"  # how peft's warning begins
 
 
 def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
@@ -170,24 +171,41 @@ def _merged(model: Any, spec: ModelSpec) -> Any:
 @contextlib.contextmanager
 def whole_adapter() -> Iterator[None]:
     """Within it, an adapter that lacks weights, or has them under other names, is an error: peft only warns."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
-        warnings.filterwarnings("error", message="Found missing adapter keys")
         yield
+    for warning in told:
+        lacking = re.findall(r"'([^']+)'", str(warning.message)) if _LACKING in str(warning.message) else []
+        if needed := [key for key in lacking if ".pooler." not in key]:  # no pooler is used
+            raise E2RankError(f"it lacks {needed[0]} ({len(needed)} such)")
 
 
 def check_base(spec: ModelSpec) -> None:
     """Refuse an adapter of `e2rank train` on other weights than those that it was trained on."""
     record = adapter_of(spec) / "training.json"
     try:
-        trained_on = json.loads(record.read_text(encoding="utf-8")).get("base_identity")
+        trained_on = json.loads(record.read_text(encoding="utf-8")).get("base_weights")
     except (OSError, ValueError, AttributeError):  # another program's, or none
         return
-    found = identity_of(dataclasses.replace(spec, adapter=None))
-    if trained_on not in (None, found):
+    if trained_on is not None and trained_on != (found := weights_of(spec)):
         raise E2RankError(
-            f"model {spec.name}: its adapter was trained on weights {trained_on}, and {spec.source} holds {found} now"
+            f"model {spec.name}: its adapter was trained on other weights ({trained_on}) than those of {spec.source} "
+            f"({found})"
         )
+
+
+def weights_of(spec: ModelSpec) -> str | None:
+    """A hash of the base's weights alone, wherever they lie; None where that is not known."""
+    where, options = _place(spec)
+    config = Path(where) / "config.json" if Path(where).exists() else file_of(where, "config.json", spec.revision)
+    if config is None:
+        return None
+    if "gguf_file" in options:
+        files = [Path(where) / options["gguf_file"]]
+    else:
+        files = sorted(config.parent.glob("model*.safetensors")) or sorted(config.parent.glob("pytorch_model*.bin"))
+    return fingerprint.of_text(f"{fingerprint.of_files(files)} {spec.layers}") if files else None
 
 
 def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """`e2rank data`: lists and pairs worked out by hand, every kind of label, and what is refused or dropped."""
 
+import fcntl
 import json
 import os
 import re
@@ -602,11 +603,35 @@ def test_an_interrupted_job_asks_no_list_twice(
     kept = tmp_path / ".out.jsonl.answers"
     kept.write_text(kept.read_text()[:-5])  # the last one was being written
     assert main(words) == 0
-    assert f"{kept}: 2 of 4 lists were answered before" in capfd.readouterr().err
+    assert f"{kept}: 2 of 4 lists known" in capfd.readouterr().err
     assert server.times == {"good": 1, "thinks": 1, "short": 2, "busy": 3 + 1}
     rankings = [json.loads(line)["ranking"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rankings == [BY_LENGTH] * 3
     assert not kept.exists()
+
+
+def test_answers_are_kept_while_some_are_missing(
+    toy: Path, tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]
+):
+    """A list that is refused costs itself alone, first or not; what was answered is not asked again, nor lost."""
+    words = llm(toy, tmp_path, server.url, ["good", "refused", "thinks"])
+    words[words.index("--output") + 1] = str(tmp_path / "new" / "out.jsonl")
+    kept = tmp_path / "new" / ".out.jsonl.answers"
+    for _ in range(2):
+        assert main(words) == 0
+        told = capfd.readouterr().err
+        assert "2 lists, dropped: 1 calls without an answer -> " in told
+        assert f"{kept}: keeps the answers; the same command asks for the others alone" in told
+    assert server.times == {"good": 1, "thinks": 1, "refused": 2}
+    assert main([*words, "--limit", "1"]) == 1
+    assert (
+        capfd.readouterr().err
+        == f"e2rank data: {kept}: holds answers of another job; remove it, or name another output\n"
+    )
+    with kept.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main(words) == 1
+    assert f"{kept}: another process is writing it" in capfd.readouterr().err
 
 
 def test_an_llm_that_hangs_costs_its_list(

@@ -722,6 +722,32 @@ def test_an_adapter_that_is_there_is_trained_further(made: dict[str, Training], 
     assert base["identity"] == E2RankEncoder.load(str(first), device="cpu").identity
 
 
+def test_lora_in_layers_that_are_not_trained_is_refused(made: dict[str, Training], tmp_path: Path):
+    import peft
+    from transformers import AutoModel
+
+    spec, lora = made["lora"].result, FORMS["lora"].lora
+    network = AutoModel.from_pretrained(spec.source, dtype=torch.float32)
+    config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=["layers.0.self_attn.q_proj"])
+    peft.get_peft_model(network, config).save_pretrained(tmp_path / "first")
+    chosen = dataclasses.replace(FORMS["lora"], layers=1, lora=dataclasses.replace(lora, targets=()))
+    with pytest.raises(E2RankError, match="there is nothing to train"):
+        learner(dataclasses.replace(spec, adapter=str(tmp_path / "first")), chosen, "cpu")
+
+
+def test_an_adapter_of_another_model_is_not_trained_further(made: dict[str, Training], tmp_path: Path):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    spec, lora = made["lora"].result, FORMS["lora"].lora
+    network = AutoModelForCausalLM.from_pretrained(spec.source)
+    config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=["q_proj"])
+    peft.get_peft_model(network, config).save_pretrained(tmp_path / "first")
+    chosen = dataclasses.replace(FORMS["lora"], lora=dataclasses.replace(lora, targets=()))
+    with pytest.raises(E2RankError, match="its adapter cannot be read: it lacks base_model"):
+        learner(dataclasses.replace(spec, adapter=str(tmp_path / "first")), chosen, "cpu")
+
+
 def test_compress_of_an_adapter_that_changes_more_than_linear_layers_is_refused(spec: ModelSpec, tmp_path: Path):
     import peft
     from transformers import AutoModel

@@ -3,10 +3,13 @@
 import contextlib
 import hashlib
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from e2rank_pyserini.directories import locked
 from e2rank_pyserini.training.endpoint import Endpoint, messages, orders
 from e2rank_pyserini.types import E2RankError
 
@@ -18,51 +21,50 @@ def place_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.answers")
 
 
-def answered(
-    asked: Sequence[tuple[str, Sequence[str]]], endpoint: Endpoint, kept: Path
-) -> Iterator[tuple[int, ...] | str]:
-    """`endpoint.orders`, but for what the file `kept` holds; each new order is added to it as it comes.
+def answered(asked: Sequence[tuple[str, Sequence[str]]], endpoint: Endpoint, kept: Path) -> Iterator[Order | str]:
+    """`endpoint.orders`, but for what the file `kept` holds; each new order is added to it as soon as it comes.
 
-    An order is known again by the model's name and all that it was told.
+    An order is known again by the model's name and all that it was told. Raises E2RankError where the file cannot be
+    written, holds answers of another job, or is another process's.
     """
     keys = [_key(endpoint.model, *one) for one in asked]
-    known = _read(kept)
-    if found := sum(key in known for key in keys):
-        print(f"{kept}: {found} of {len(asked)} lists were answered before", file=sys.stderr)
-    coming = orders([one for key, one in zip(keys, asked, strict=True) if key not in known], endpoint)
-    for key in keys:
-        if key in known:
-            yield known[key]
-            continue
-        order = next(coming)
-        if not isinstance(order, str):
-            _add(kept, key, order)
-        yield order
+    adding = threading.Lock()
+    handle = locked(kept, lambda: _opened(kept), f"{kept}: another process is writing it")
+    with os.fdopen(handle, "r+", encoding="utf-8", errors="replace") as file:
+        known = _known(file.read())
+        if known.keys() - set(keys):
+            raise E2RankError(f"{kept}: holds answers of another job; remove it, or name another output")
+        if known:
+            print(f"{kept}: {sum(key in known for key in keys)} of {len(asked)} lists known", file=sys.stderr)
+        new = [place for place, key in enumerate(keys) if key not in known]
+
+        def keep(number: int, order: Order) -> None:
+            with adding:  # a new line first: the one before may have been cut off by a kill
+                file.write("\n" + json.dumps({"asked": keys[new[number]], "order": order}))
+                file.flush()
+
+        coming = orders([asked[place] for place in new], endpoint, keep=keep, begun=bool(known))
+        for key in keys:
+            yield known[key] if key in known else next(coming)
 
 
 def _key(model: str, query: str, documents: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([model, messages(query, documents)]).encode()).hexdigest()
 
 
-def _read(kept: Path) -> dict[str, Order]:
-    """The orders of a file; a line that a kill has cut off is none."""
-    known: dict[str, Order] = {}
+def _opened(kept: Path) -> int:
     try:
-        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise E2RankError(f"{kept}: cannot be read: {error}; remove it to ask again") from error
-    for line in lines:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(kept, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise E2RankError(f"{kept}: cannot be written: {error.strerror}") from error
+
+
+def _known(text: str) -> dict[str, Order]:
+    """The orders of a file; a line that was cut off is none."""
+    known: dict[str, Order] = {}
+    for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             known[row["asked"]] = tuple(map(int, row["order"]))
     return known
-
-
-def _add(kept: Path, key: str, order: Order) -> None:
-    try:
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(
-                "\n" + json.dumps({"asked": key, "order": order})
-            )  # first: the line before may have been cut off
-    except OSError as error:
-        raise E2RankError(f"{kept}: cannot be written: {error.strerror}") from error

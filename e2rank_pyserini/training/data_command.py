@@ -18,6 +18,7 @@ def data(arguments: Namespace) -> None:
     """Topics and first stages -> training examples."""
     from e2rank_pyserini.inputs import check_not_read, named_dataset, topics_of
     from e2rank_pyserini.training.answers import place_of
+    from e2rank_pyserini.training.endpoint import SILENT, UNASKED
     from e2rank_pyserini.training.examples import check_output, write_examples
     from e2rank_pyserini.training.making import RUN, make
     from e2rank_pyserini.types import E2RankError
@@ -36,7 +37,12 @@ def data(arguments: Namespace) -> None:
     if not examples:
         raise E2RankError(f"none of {len(topics)} topics gave an example; dropped: {lost}")
     written = write_examples(output, examples)
-    place_of(output).unlink(missing_ok=True)
+    if arguments.labels == "llm":
+        kept = place_of(output)
+        if dropped[SILENT] + dropped[UNASKED]:
+            print(f"{kept}: keeps the answers; the same command asks for the others alone", file=sys.stderr)
+        else:
+            kept.unlink(missing_ok=True)
     print(
         f"{len(topics)} topics, {written} lists, dropped: {lost} -> {output} ({time.monotonic() - started:.1f} s)",
         file=sys.stderr,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -50,30 +50,37 @@ def messages(query: str, documents: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 
 
-def orders(asked: Sequence[tuple[str, Sequence[str]]], endpoint: Endpoint) -> Iterator[tuple[int, ...] | str]:
+def orders(
+    asked: Sequence[tuple[str, Sequence[str]]],
+    endpoint: Endpoint,
+    *,
+    keep: Callable[[int, tuple[int, ...]], None] = lambda number, order: None,
+    begun: bool = False,
+) -> Iterator[tuple[int, ...] | str]:
     """For each (query, documents), in order: 0-based document numbers, best first, or the reason why there are none.
 
     An answer must be an order of all documents and nothing else; it is never repaired. Rate limits, server errors,
     lost connections and timeouts are retried with growing pauses. The first call is made alone: when it fails, so would
-    the others, and E2RankError says why. Later failures cost one list each.
+    the others, and E2RankError says why. Later failures cost one list each, and so does the first where the job was
+    `begun` before. `keep` is told the number of a list and its order as soon as there is one, in the thread that asked.
     """
     silent = 0
 
-    def order(one: tuple[str, Sequence[str]]) -> tuple[int, ...] | str:
+    def order(number: int) -> tuple[int, ...] | str:
         nonlocal silent
         if silent >= _GIVE_UP:
             return UNASKED
-        found = _order(client, endpoint, *one)
+        found = _order(client, endpoint, *asked[number])
         silent = silent + 1 if isinstance(found, E2RankError) else 0
+        if isinstance(found, tuple):
+            keep(number, found)
+        elif isinstance(found, E2RankError) and number == 0 and not begun:
+            raise found
         return SILENT if isinstance(found, E2RankError) else found
 
     with _client(endpoint) as client, ThreadPoolExecutor(endpoint.parallel) as pool:
-        for one in asked[:1]:
-            first = _order(client, endpoint, *one)
-            if isinstance(first, E2RankError):
-                raise first
-            yield first
-        yield from pool.map(order, asked[1:])
+        yield from map(order, range(len(asked))[:1])
+        yield from pool.map(order, range(1, len(asked)))
 
 
 def _order(

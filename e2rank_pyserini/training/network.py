@@ -38,6 +38,10 @@ def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncode
         _choose(encoder.network, recipe)
     if recipe.compress is not None and spec.adapter is not None:
         _check_rest(encoder.network, spec)
+    if not any(weight.requires_grad for weight in encoder.network.parameters()):
+        raise E2RankError(
+            "recipe: lora, compress, layers: the model has no such layer there: there is nothing to train"
+        )
     if recipe.checkpointing:
         _checkpoint(encoder.network)
     if encoder.device.type == "cpu":  # where the backward pass of the fused one takes five times as long
@@ -116,8 +120,6 @@ def _choose(network: Any, recipe: Recipe) -> None:
     for name, weight in network.named_parameters():
         module, _, kind = name.rpartition(".")
         weight.requires_grad_(module in chosen and (kind == "weight" or recipe.compress is None))
-    if not any(weight.requires_grad for weight in network.parameters()):
-        raise E2RankError("recipe: compress, layers: the model has no linear layer there: there is nothing to train")
 
 
 def _check_rest(network: Any, spec: ModelSpec) -> None:

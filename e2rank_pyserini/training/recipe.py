@@ -14,7 +14,10 @@ from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.types import E2RankError, shown
 
-_OF_LISTS = ("listwise", "infonce_weight", "ranknet_weight", "order", "window")  # what stage embed does not read
+_OF_LISTS = (  # what stage embed does not read
+    *("listwise", "infonce_weight", "ranknet_weight", "ranknet_scale"),
+    *("order", "window", "prompt_length", "distil_prompt"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """What a training run leaves: its state while it runs, so that a killed one goes on, and the model when it is done."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,35 @@ from safetensors.torch import load_file, save_file
 
 from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
 from e2rank_pyserini.delta import Delta
+from e2rank_pyserini.directories import held
 from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError
 
 _FILES = {"step.json": "step", "weights.safetensors": "weights", "optimizer.safetensors": "moments"}
+
+
+def place_of(output: Path) -> Path:
+    """Where a run's state lies until its model is at `output`."""
+    return output.with_name(output.name + ".training")
+
+
+@contextlib.contextmanager
+def alone(output: Path, rank: int) -> Iterator[None]:
+    """For the first process: the folder of its state, made and locked; it goes where nothing was put into it."""
+    if rank > 0:
+        yield
+        return
+    working = place_of(output)
+    if working.exists() and not working.is_dir():
+        raise E2RankError(f"{working}: is no directory, and the state is to lie there")
+    with held(working):
+        try:
+            if output.exists():  # by another process meanwhile
+                raise E2RankError(f"{output}: exists already")
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                working.rmdir()
 
 
 def trained(network: Any) -> dict[str, torch.Tensor]:

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import ModelSpec
-from e2rank_pyserini.directories import held
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.loading import identity_of
+from e2rank_pyserini.loading import weights_of
 from e2rank_pyserini.tokens import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
@@ -60,10 +59,9 @@ def train(
     if output.exists():
         raise E2RankError(f"{output}: exists already")
     check_writable(output)
-    with group(own_device(device) or "") as (rank, world):
+    with group(own_device(device) or "") as (rank, world), state.alone(output, rank):
         run = Training(spec, recipe, examples, output, dev, own_device(device), rank, world)
-        with held(run.working) if rank == 0 else contextlib.nullcontext():
-            return run.go(stop_after)
+        return run.go(stop_after)
 
 
 class Prepared(NamedTuple):
@@ -108,12 +106,13 @@ class Training:
         self.window = recipe.window or spec.window
         self.result = dataclasses.replace(spec, window=self.window)  # what is trained shorter is not used shorter
         self.read = dataclasses.replace(spec, lengths=dataclasses.replace(spec.lengths, **lengths))
+        self.base_weights = weights_of(spec)
         self.encoder = learner(self.read, recipe, device)
         weights = state.trained(self.encoder.network)
         self.optimizer = torch.optim.AdamW(
             weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999), fused=True
         )
-        self.working = output.with_name(output.name + ".training")
+        self.working = state.place_of(output)
         self.teacher = self._teacher(device)
         identity = self.encoder.identity + (f" {self.teacher.encoder.identity}" if self.teacher else "")
         self.fingerprint = fingerprint(identity, self.read, recipe, self.examples, dev)
@@ -270,7 +269,7 @@ class Training:
             "tokens": encoded.pop("tokens"),
             "encoded": encoded,
             "base": self.encoder.record,
-            "base_identity": identity_of(dataclasses.replace(self.read, adapter=None)),
+            "base_weights": self.base_weights,
             "teacher": self.teacher.encoder.record if self.teacher else None,
             "recipe": dataclasses.asdict(self.recipe),
             "examples": self.used,

@@ -63,9 +63,12 @@ def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
     """Refuse what the chosen training would not read."""
     from e2rank_pyserini.types import E2RankError
 
-    for name in ("window", "order"):
-        if asked[name] is not None and not chosen.prompts:
-            raise E2RankError(f"--{name}: no prompt is read")
+    refused = {} if chosen.prompts else dict.fromkeys(("window", "order"), "no prompt is read")
+    if chosen.stage == "embed":
+        refused |= dict.fromkeys(("listwise", "infonce_weight", "ranknet_weight"), "stage embed knows no lists")
+    for name, why in refused.items():
+        if asked[name] is not None:
+            raise E2RankError(f"--{name.replace('_', '-')}: {why}")
 
 
 def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
