@@ -2,9 +2,7 @@
 
 import fcntl
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -594,10 +592,12 @@ def test_an_interrupted_job_asks_no_list_twice(
     toy: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     words = llm(toy, tmp_path, server.url, ["good", "thinks", "short", "busy"])
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "e2rank_pyserini.training.examples.write_examples", lambda *_: os.kill(os.getpid(), signal.SIGINT)
-        )
+        patch.setattr("e2rank_pyserini.training.examples.write_examples", interrupted)
         assert main(words) == 130
     assert not (tmp_path / "out.jsonl").exists()
     kept = tmp_path / ".out.jsonl.answers"

@@ -172,7 +172,7 @@ def test_measures_do_not_see_them(toy_run: Path, beir: Path, excluded: Path, tmp
     expected = capsys.readouterr().out
     assert main([*words, str(toy_run), str(toy_run), "--excluded", str(excluded)]) == 0
     printed, told = capsys.readouterr()
-    assert printed == expected
+    assert printed == expected.replace(str(by_hand), str(toy_run))  # told apart by their paths
     assert told.count(f"{toy_run}: 15 hits are excluded and do not count") == 2
 
 
