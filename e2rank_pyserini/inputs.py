@@ -160,13 +160,11 @@ def retrieval_task(task: str | None, data: Dataset | None) -> str | None:
 
     Where nothing is asked for, the data set's; None, the encoder's own, where there is none.
     """
-    if task == "generic":
-        return RETRIEVAL_TASK
-    if task not in (None, "dataset"):
-        return task
     if task == "dataset" and data is None:
         raise E2RankError("--task dataset needs --dataset")
-    return data.spec.retrieval_task if data else None
+    if task in (None, "dataset"):
+        return data.spec.retrieval_task if data else None
+    return RETRIEVAL_TASK if task == "generic" else task
 
 
 def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:

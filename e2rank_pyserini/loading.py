@@ -176,7 +176,10 @@ def whole_adapter() -> Iterator[None]:
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that Transformers 5 deprecates
         yield
     for warning in told:
-        lacking = re.findall(r"'([^']+)'", str(warning.message)) if _LACKING in str(warning.message) else []
+        if _LACKING not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            continue
+        lacking = re.findall(r"'([^']+)'", str(warning.message))
         if needed := [key for key in lacking if ".pooler." not in key]:  # no pooler is used
             raise E2RankError(f"it lacks {needed[0]} ({len(needed)} such)")
 
@@ -188,10 +191,10 @@ def check_base(spec: ModelSpec) -> None:
         trained_on = json.loads(record.read_text(encoding="utf-8")).get("base_weights")
     except (OSError, ValueError, AttributeError):  # another program's, or none
         return
-    if trained_on is not None and trained_on != (found := weights_of(spec)):
+    if trained_on is not None and weights_of(spec) not in (None, trained_on):
         raise E2RankError(
             f"model {spec.name}: its adapter was trained on other weights ({trained_on}) than those of {spec.source} "
-            f"({found})"
+            f"({weights_of(spec)})"
         )
 
 

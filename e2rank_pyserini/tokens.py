@@ -59,8 +59,8 @@ class Tally:
 def cut(counts: Mapping[str, int]) -> str:
     """What of these counts of a `Tally` was cut to its length, each text counted as often as it was encoded."""
     kinds = {"documents": "documents", "queries": "queries", "prompt_documents": "documents in prompts"}
-    found = [f"{counts.get(f'{kind}_truncated', 0)} of {counts.get(kind, 0)} {name}" for kind, name in kinds.items()]
-    return f"{', '.join(found[:-1])} and {found[-1]} cut"
+    read = [(kind, name) for kind, name in kinds.items() if counts.get(kind)]
+    return ", ".join(f"{counts.get(f'{kind}_truncated', 0)} of {counts[kind]} {name}" for kind, name in read) + " cut"
 
 
 class TextTokenizer:

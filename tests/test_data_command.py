@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from transformers import AutoTokenizer
 
 from e2rank_pyserini.cli import _parser, main
 from e2rank_pyserini.datasets import dataset
+from e2rank_pyserini.inputs import retrieval_task
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.training import making
 from tests.conftest import sentences
@@ -62,7 +62,7 @@ def test_queries_are_encoded_as_search_encodes_them(tiny_index: Path):
     assert encoder.spec.lengths.query == encoder.spec.lengths.prompt == 512
     its = named.spec.retrieval_task
     for word, task in ((None, its), ("dataset", its), ("generic", RETRIEVAL_TASK), ("Find it", "Find it")):
-        assert making._task(Namespace(task=word), named) == task
+        assert retrieval_task(word, named) == task
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_a_scorer_says_what_it_cut(make: Make, toy: Path, tiny_model: Path, tmp_
     full = sum(len(ids) >= 12 for ids in tokens(["query a"] * 8, texts)["input_ids"])
     assert 0 < cut < 8
     assert 0 < full < 8
-    assert f"scorer {tiny_model}: {cut} of 8 documents, 1 of 1 queries and 0 of 0 documents in prompts cut" in told
+    assert f"scorer {tiny_model}: {cut} of 8 documents, 1 of 1 queries cut" in told
     assert f"scorer {place}: {full} of 8 pairs fill its 12 tokens or are cut" in told
 
 
@@ -664,6 +664,7 @@ def test_an_endpoint_that_refuses_the_first_list(
     assert main(words) == 1
     told = capfd.readouterr().err
     assert told.startswith(f"e2rank data: endpoint {server.url}{path}: ")
+    assert not (tmp_path / ".out.jsonl.answers").exists()
     assert fragment in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out.jsonl").exists()

@@ -39,13 +39,20 @@ def answered(asked: Sequence[tuple[str, Sequence[str]]], endpoint: Endpoint, kep
         new = [place for place, key in enumerate(keys) if key not in known]
 
         def keep(number: int, order: Order) -> None:
-            with adding:  # a new line first: the one before may have been cut off by a kill
-                file.write("\n" + json.dumps({"asked": keys[new[number]], "order": order}))
-                file.flush()
+            try:
+                with adding:  # a new line first: the one before may have been cut off by a kill
+                    file.write("\n" + json.dumps({"asked": keys[new[number]], "order": order}))
+                    file.flush()
+            except OSError as error:
+                raise E2RankError(f"{kept}: cannot be written: {error.strerror}") from error
 
         coming = orders([asked[place] for place in new], endpoint, keep=keep, begun=bool(known))
-        for key in keys:
-            yield known[key] if key in known else next(coming)
+        try:
+            for key in keys:
+                yield known[key] if key in known else next(coming)
+        finally:
+            if not kept.stat().st_size:  # the first call was refused
+                kept.unlink()
 
 
 def _key(model: str, query: str, documents: Sequence[str]) -> str:

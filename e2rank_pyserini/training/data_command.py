@@ -126,7 +126,8 @@ def _labels(parser: ArgumentParser) -> None:
         "--scorer",
         action="append",
         metavar="MODEL|run:FILE|cross:MODEL",
-        help="for --labels scores: an encoder, a run's scores or a cross-encoder; of several, the mean of z-scores",
+        help="for --labels scores: an encoder, a run's scores or a cross-encoder (float32 unless --dtype says "
+        "otherwise); of several, the mean of z-scores",
     )
     parser.add_argument(
         "--with-qrels", type=_number(), metavar="W", help="for --labels scores: add W times the grade to the z-scores"

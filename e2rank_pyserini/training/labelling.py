@@ -1,6 +1,5 @@
 """What ranks the documents of a list: judgments, or the scores of other models and runs."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e2rank_pyserini.tokens import cut
+from e2rank_pyserini.tokens import Tally, cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError
@@ -69,7 +68,7 @@ def by_encoder(encoder: "E2RankEncoder", task: str | None) -> Scorer:
         texts = {text: row for row, text in enumerate(dict.fromkeys(text for one in lists for text in one.texts))}
         asked = encoder.encode_queries(list(queries), task)  # (queries, dim)
         answers = encoder.encode_documents(list(texts))  # (texts, dim)
-        print(f"scorer {encoder.spec.name}: {cut(dataclasses.asdict(encoder.tally))}", file=sys.stderr)
+        print(f"scorer {encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
         found = []
         for one in lists:
             vectors = answers[[texts[text] for text in one.texts]].astype(np.float64)  # (n, dim)

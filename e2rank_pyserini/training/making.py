@@ -1,6 +1,5 @@
 """The steps of `e2rank data`: first stages -> docids drawn -> texts -> rankings. `arguments` is its command line."""
 
-import dataclasses
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -25,7 +24,7 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
-from e2rank_pyserini.tokens import cut
+from e2rank_pyserini.tokens import Tally, cut
 from e2rank_pyserini.training.answers import answered, place_of
 from e2rank_pyserini.training.endpoint import Endpoint
 from e2rank_pyserini.training.examples import Example, positions
@@ -72,7 +71,7 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
     template = _template(named, dense)
     if dense is not None:
         encoder = dense[1]
-        print(f"{encoder.spec.name}: {cut(dataclasses.asdict(encoder.tally))}", file=sys.stderr)
+        print(f"{encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
     lists = _with_texts(arguments, corpus_source(arguments, named), template, topics, drawn, dropped)
     if not lists:
         return [], dropped
@@ -130,7 +129,7 @@ def _found(
     if dense is not None and arguments.mine == "dense":
         from e2rank_pyserini.retrieval import search
 
-        return [search(topics, *dense, hits=hits, task=_task(arguments, named))]
+        return [search(topics, *dense, hits=hits, task=retrieval_task(arguments.task, named))]
     runs = []
     for path in arguments.run:
         runs.append(read_run(Path(path)))
@@ -202,7 +201,7 @@ def _likeness(
     unknown = absent - documents.keys()
     lost = {qid: unknown.intersection(positives) for qid, positives in beside.items()}
     wanted = {qid: [hit for hit in hits if hit.docid not in lost[qid]] for qid, hits in wanted.items()}
-    vectors = encoder.encode_queries([topics[qid] for qid in wanted], _task(arguments, named))
+    vectors = encoder.encode_queries([topics[qid] for qid in wanted], retrieval_task(arguments.task, named))
     scored = rescore(
         wanted,
         dict(zip(wanted, vectors, strict=True)),
@@ -271,11 +270,7 @@ def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
             batch_tokens=arguments.batch_tokens,
         )
     encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None, named)
-    return by_encoder(encoder, _task(arguments, named))
-
-
-def _task(arguments: Namespace, named: Dataset | None) -> str | None:
-    return retrieval_task(arguments.task, named)
+    return by_encoder(encoder, retrieval_task(arguments.task, named))
 
 
 def _template(named: Dataset | None, dense: "tuple[DenseIndex, E2RankEncoder] | None") -> str:
