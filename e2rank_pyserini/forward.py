@@ -181,11 +181,17 @@ class Forward:
                 ids, mask = map(self._moved, padded(rows))
                 return embed(self.network, ids, mask, self.pooling, self._moved(pooled))
         network = self._packed
-        lengths = [len(row) for row in rows]
-        starts = np.cumsum([0, *lengths[:-1]])
+        lengths = torch.tensor([len(row) for row in rows])
+        starts, counts = spans(lengths.cumsum(0) - lengths, lengths, torch.tensor(pooled))
+        if self.pooling != "mean":  # one state is the row's vector
+            starts, counts = starts + (counts - 1 if self.pooling == "last" else 0), torch.ones_like(counts)
+        wanted = [np.arange(one, one + count) for one, count in zip(starts.tolist(), counts.tolist(), strict=True)]
+        some = np.concatenate(wanted) if counts.sum() < lengths.sum() else None
         with torch.inference_mode():
-            hidden = network(self._moved(np.concatenate([np.asarray(row) for row in rows])), lengths)
-            return pool(hidden, *spans(*map(self._moved, (starts, lengths, pooled))), self.pooling)
+            ids = self._moved(np.concatenate([np.asarray(row) for row in rows]))
+            hidden = network(ids, lengths.tolist(), None if some is None else self._moved(some))
+            starts, counts = self._moved(counts.cumsum(0) - counts), self._moved(counts)
+            return pool(hidden, starts, counts, self.pooling)
 
     @functools.cached_property
     def _packed(self) -> packed.Packed:

@@ -51,16 +51,25 @@ class Packed:
         self.layers = [_layer(layer) for layer in network.layers]
         self.room = Room()
 
-    def __call__(self, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Ids (N,) of rows of these `lengths`, end to end -> their last hidden states (N, D)."""
+    def __call__(self, ids: torch.Tensor, lengths: Sequence[int], wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """Ids (N,) of rows of these `lengths`, end to end -> their last hidden states (N, D).
+
+        `wanted` (M,): the numbers of the tokens whose states are asked for, (M, D); of the others, the last layer gives
+        keys and values alone.
+        """
         positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))
         hidden = self.network.embed_tokens(ids)
         cos, sin = self.network.rotary_emb(hidden, positions.to(ids.device)[None])
         half = cos.shape[-1] // 2  # both halves are alike
         turns = cos[0, :, None, :half], sin[0, :, None, :half]  # (N, 1, d / 2)
         attend = _attention(hidden, lengths, self.room)
-        for layer in self.layers:
-            hidden.add_(_attended(layer, hidden, turns, attend, self.room))
+        for number, layer in enumerate(self.layers, start=1):
+            attended = _attended(layer, hidden, turns, attend, self.room)
+            if wanted is not None and number == len(self.layers):
+                hidden, attended = hidden[wanted], attended[wanted]
+            hidden.add_(
+                _mapped(attended, layer.output.weight, layer.output.bias, self.room("out", hidden, *hidden.shape))
+            )
             hidden.add_(_transformed(layer, hidden, self.room))
         return _normed(hidden, self.network.norm.weight, self.network.norm.variance_epsilon)
 
@@ -142,8 +151,7 @@ def _attended(
     if layer.norms is not None:
         both = _normed(both, layer.norms, layer.first.variance_epsilon)
     both = _rotated(both, *turns, room("rotated", both, *both.shape))
-    found = attend(both[:, :queries], both[:, queries:], heads[:, both.shape[1] :], layer.scale)
-    return _mapped(found.flatten(1), layer.output.weight, layer.output.bias, room("out", hidden, *hidden.shape))
+    return attend(both[:, :queries], both[:, queries:], heads[:, both.shape[1] :], layer.scale).flatten(1)
 
 
 def _transformed(layer: _Layer, hidden: torch.Tensor, room: Room) -> torch.Tensor:

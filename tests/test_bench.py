@@ -56,6 +56,13 @@ def test_flops_of_a_decoder_by_hand():
     assert work.flops([3, 1, 3]) == 2 * work.flops([3]) + work.flops([1])
 
 
+def test_of_the_last_token_alone_are_the_last_layers_maps_behind_attention_counted():
+    """o 64x64, gate, up and down 64x128 are 28,672 weights."""
+    assert Work(decoder(), "last").flops([3]) == Work(decoder()).flops([3]) - 2 * 28_672 * 2
+    assert Work(decoder(), "last").flops([1]) == Work(decoder()).flops([1])
+    assert Work(both_ways(), "last").flops([3]) == Work(both_ways()).flops([3])  # is not read by `packed`
+
+
 def test_flops_of_an_encoder_by_hand():
     """Two layers: q, k, v and o 64x64, up and down 64x128 are 32,768 weights each; every token sees every other."""
     assert Work(both_ways()).flops([3]) == 2 * (2 * 32_768 * 3 + 2 * 2 * 64 * 3 * 3)

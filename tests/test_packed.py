@@ -89,6 +89,30 @@ def test_hidden_states_equal_transformers_of_each_row_alone(network: Any):
         np.testing.assert_allclose(plain.hidden_states(network, row), state, atol=1e-6)
 
 
+@pytest.mark.parametrize("wanted", [[0], [107], [8, 9, 40, 107], list(range(3, 100))])
+def test_states_of_some_tokens_are_those_of_all(network: Any, wanted: list[int]):
+    lengths, packed = [len(row) for row in ROWS], Packed(network)
+    ids = torch.tensor([number for row in ROWS for number in row])
+    expected = np.concatenate([plain.hidden_states(network, row) for row in ROWS])
+    for _ in range(2):
+        with torch.inference_mode():
+            found = packed(ids, lengths, torch.tensor(wanted))
+        np.testing.assert_allclose(found.numpy(), expected[wanted], atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_vectors_pool_the_asked_tokens_of_each_row(network: Any, pooling: str):
+    """Leading ones, those at the end (negative), and all; the last layer is spared the others."""
+    pooled = [1, -3, 1, -89, 2, 3, -1]
+    expected = []
+    for row, count in zip(ROWS, pooled, strict=True):
+        some = plain.hidden_states(network, row)[:count] if count > 0 else plain.hidden_states(network, row)[count:]
+        expected.append(plain.normalised({"last": some[-1], "mean": some.mean(axis=0), "cls": some[0]}[pooling]))
+    forward = Forward("random", copy.deepcopy(network), pooling, None)
+    assert forward.packing
+    np.testing.assert_allclose(forward(ROWS, pooled), expected, atol=1e-5)
+
+
 def test_bfloat16_is_as_near_to_float32_as_transformers(network: Any):
     exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
     half = copy.deepcopy(network).to(torch.bfloat16)

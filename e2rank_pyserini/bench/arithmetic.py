@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from e2rank_pyserini.bench.yardstick import now
-from e2rank_pyserini.packed import is_causal
+from e2rank_pyserini.packed import fits, is_causal
 from e2rank_pyserini.types import E2RankError
 
 Shape = tuple[int, int]  # inputs, outputs of a linear map
@@ -19,16 +19,18 @@ class Work:
     """The arithmetic of one transformer: floating-point operations of its matrix products, nothing else counted.
 
     These are the linear maps of its layers and attention's two products, the causal half of them alone where the model
-    looks back only. Embeddings, a language model's head and a pooler are left out.
+    looks back only. Embeddings, a language model's head and a pooler are left out, and where a text's vector is its
+    last token's (`pooling`), what the last layer's maps behind attention would make of its other tokens.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, pooling: str = "mean") -> None:
         config = network.config
-        maps = [
-            (module.in_features, module.out_features)
+        named = {
+            name: (module.in_features, module.out_features)
             for name, module in network.named_modules()
             if isinstance(module, torch.nn.Linear) and not name.startswith("pooler")
-        ]
+        }
+        maps = list(named.values())
         if not maps or len(maps) % config.num_hidden_layers:
             raise E2RankError(
                 f"a model of type {config.model_type}: expected the same linear maps in each of its "
@@ -39,6 +41,8 @@ class Work:
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.attended = int(head * config.num_attention_heads)
         self.causal = is_causal(network)
+        behind = [shape for name, shape in named.items() if not name.endswith(("q_proj", "k_proj", "v_proj"))]
+        self.spared = 2 * _weights(behind) // self.layers if pooling == "last" and fits(network) else 0
 
     def flops(self, lengths: Iterable[int]) -> float:
         """Texts of these many tokens, each read once.
@@ -46,9 +50,18 @@ class Work:
         2 for each weight and token; in each of attention's two products 2 for each head's channel and each pair of
         tokens of which one sees the other: n² of n tokens, n (n + 1) / 2 where they look back only.
         """
-        linear = 2 * sum(inputs * outputs for inputs, outputs in self.shapes)
+        linear = 2 * _weights(self.shapes)
         pairs = 2 * self.attended if self.causal else 4 * self.attended
-        return float(sum(self.layers * (linear * n + pairs * n * (n + 1 if self.causal else n)) for n in lengths))
+        return float(
+            sum(
+                self.layers * (linear * n + pairs * n * (n + 1 if self.causal else n)) - self.spared * (n - 1)
+                for n in lengths
+            )
+        )
+
+
+def _weights(maps: Iterable[Shape]) -> int:
+    return sum(inputs * outputs for inputs, outputs in maps)
 
 
 def matmul_peak(shapes: Sequence[Shape], device: torch.device, dtype: torch.dtype) -> float:

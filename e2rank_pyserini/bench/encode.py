@@ -25,7 +25,7 @@ def measure(
     those of the real tokens alone and whose peak is that of our dtype. `cosine` is the least over the documents between
     the peer's vector and ours: the peers did the same work.
     """
-    work_done = Work(encoder.network)
+    work_done = Work(encoder.network, encoder.spec.pooling)
     export(encoder, work / "exported")
     by_name = makers(encoder, work / "exported")
     some = documents if encoder.device.type == "cuda" else documents[:_WARM_UP]

@@ -64,7 +64,7 @@ def by_query(encoder: E2RankEncoder, given: Candidates, names: Sequence[str], wo
     """
     parts: list[dict[str, float]] = []
     read: dict[str, list[int]] = {}
-    index, work_done = DenseIndex(work / "index", encoder), Work(encoder.network)
+    index, work_done = DenseIndex(work / "index", encoder), Work(encoder.network, encoder.spec.pooling)
     by_name = makers(given, encoder, work / "exported")
     first, depth = next(iter(given.run)), DEPTH if encoder.device.type == "cuda" else WINDOW
     peers = {OURS: _warmed(lambda: ours(given, encoder, index), first, depth)}
