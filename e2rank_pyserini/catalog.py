@@ -14,8 +14,8 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from e2rank_pyserini.choices import DTYPES, VARIANTS
-from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
-from e2rank_pyserini.types import E2RankError, shown
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT
+from e2rank_pyserini.types import E2RankError, first_line, shown
 
 POOLINGS = ("last", "mean", "cls")
 OWN = "e2rank:"  # what an adapter inside this package begins with
@@ -75,7 +75,7 @@ class DatasetSpec:
     retrieval_task: str = RETRIEVAL_TASK
     rerank_task: str = RERANK_TASK
     noun: str = "Documents"
-    document: str = "{title} {text}"
+    document: str = TITLE_AND_TEXT
     relevance: int = 1
     excluded: str | None = None
     query_length: int | None = None
@@ -158,7 +158,7 @@ def file_of(name: str, file: str, revision: str | None = None) -> Path | None:
         found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
         raise E2RankError(
-            f"model {name}: not on this machine and the hub did not give it: {str(error).splitlines()[0]}"
+            f"model {name}: not on this machine and the hub did not give it: {first_line(error)}"
         ) from error
     return Path(found) if found else None
 
@@ -224,6 +224,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise E2RankError, which begins with `where`, for a value that is not among those."""
     if value not in allowed:
         raise E2RankError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
 
@@ -240,6 +241,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def yaml_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; E2RankError with file and line for anything else, and for a key that stands twice."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -248,7 +250,7 @@ def yaml_file(path: Path) -> dict[str, Any]:
         reason = ", ".join(filter(None, (error.context, error.problem)))
         raise E2RankError(f"{path}{line}: not readable as YAML: {reason}") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date, a number
-        raise E2RankError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from error
+        raise E2RankError(f"{path}: not readable as YAML: {first_line(error)}") from error
     if not isinstance(loaded, dict):
         raise E2RankError(f"{path}: expected a mapping")
     return loaded

@@ -9,3 +9,4 @@ ORDERS = ("initial", "reverse", "shuffle")  # in which the prompt reads its docu
 RULES = ("prompt", "query", "average", "rocchio")  # what makes the vector that hits are scored by
 FORMS = ("trec", "rank_llm", "ranx", "beir")  # of runs and qrels
 KINDS = ("run", "qrels")
+DEPTH = 100  # hits rescored, where nothing is said

@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> None:
-    commands = import_module("e2rank_pyserini.commands")
-    function = arguments.function if "function" in arguments else getattr(commands, arguments.command)
+    if "function" not in arguments:
+        arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
     if "output" in arguments:
         arguments.words = words  # what RUN.json holds
     with recording():
-        function(arguments)
+        arguments.function(arguments)
 
 
 def _command(words: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from e2rank_pyserini import catalog, provenance
+from e2rank_pyserini.corpus import is_lucene
 from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
@@ -24,6 +25,7 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.timing import timed
+from e2rank_pyserini.types import E2RankError
 
 
 def search(arguments: Namespace) -> None:
@@ -63,6 +65,8 @@ def bm25(arguments: Namespace) -> None:
     excluded = exclusions_of(arguments, data)
     source = corpus_source(arguments, data)
     inputs = fingerprints(arguments, topics, excluded, source=source)
+    if arguments.corpus and arguments.index and is_lucene(source):
+        raise E2RankError(f"--index {arguments.index}: the corpus {source} is a Lucene index, which is searched itself")
     asked = arguments.hits + most_excluded(excluded, topics)
     found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=arguments.threads)
     run = admitted_run(arguments, found, excluded, arguments.hits)

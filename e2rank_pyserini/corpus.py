@@ -1,7 +1,6 @@
 """Stream documents from BEIR or Pyserini JSONL (.gz too) or from a Lucene index; find the texts of a few docids."""
 
 import dataclasses
-import hashlib
 import itertools
 import os
 from collections.abc import Collection, Iterator
@@ -10,11 +9,14 @@ from typing import Any
 
 from e2rank_pyserini import java, storage
 from e2rank_pyserini.docids import Seen
+from e2rank_pyserini.fingerprint import of_text
 from e2rank_pyserini.topics import parse_object
 from e2rank_pyserini.trec import read_lines
-from e2rank_pyserini.types import Document, E2RankError, shown
+from e2rank_pyserini.types import Document, E2RankError, first_line, shown
 
 LUCENE = "lucene:"
+_IDS = ("id", "_id", "pid", "docid")  # pid: MS MARCO v2, whose docid is that of the whole document
+_BODIES = ("text", "contents", "passage", "segment")
 _BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _BATCH = 1024  # documents whose docids are looked up together
@@ -121,16 +123,24 @@ def lucene_searcher(source: str) -> Any:
         try:
             return LuceneSearcher(source)
         except Exception as error:
-            raise E2RankError(f"{source}: Lucene cannot open it: {str(error).splitlines()[0]}") from error
+            raise E2RankError(f"{source}: Lucene cannot open it: {first_line(error)}") from error
     name = source.removeprefix(LUCENE)
     with java.quiet():
         searcher = java.tried(lambda: LuceneSearcher.from_prebuilt_index(name))
     if searcher is None:
         raise E2RankError(
-            f"prebuilt Lucene index {name}: not on this machine and it could not be downloaded; put it "
-            f"into {java.cache_home() / 'indexes'} as Pyserini does, or name a corpus of your own"
+            f"prebuilt Lucene index {name}: not on this machine, and unknown to Pyserini or not to be "
+            f"downloaded; put it into {java.cache_home() / 'indexes'} as Pyserini does, or name a corpus of your own"
         )
     return searcher
+
+
+def live(searcher: Any) -> Iterator[int]:
+    """Lucene's numbers of the documents that its index holds: deleted ones keep theirs until segments are merged."""
+    from jnius import autoclass
+
+    kept = autoclass("org.apache.lucene.index.MultiBits").getLiveDocs(searcher.index_reader.reader)
+    return (number for number in range(searcher.num_docs) if kept is None or kept.get(number))
 
 
 def cached_lucene(name: str) -> Path | None:
@@ -148,8 +158,7 @@ def fingerprint(source: str) -> str:
     else:
         found = sorted(storage.local(source).iterdir()) if is_lucene(source) else files(source)
         sizes = [(path.name, path.stat().st_size) for path in found if not path.name.endswith(".lock")]
-    parts = [f"{name} {size}" for name, size in sizes]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return of_text("\n".join(f"{name} {size}" for name, size in sizes))
 
 
 def files(source: str) -> list[Path]:
@@ -201,7 +210,7 @@ def _check_files(found: list[str], source: str) -> None:
 def _located(source: str) -> Iterator[tuple[Document, str]]:
     if is_lucene(source):
         searcher = lucene_searcher(source)
-        for number in range(searcher.num_docs):
+        for number in live(searcher):
             yield lucene_document(searcher.doc(number), source), f"{source}: document {number}"
         return
     for where, lines in _texts(source):
@@ -219,17 +228,20 @@ def _texts(source: str) -> Iterator[tuple[str, Iterator[str]]]:
         yield from ((str(path), read_lines(path)) for path in files(source))
 
 
-def parse_document(line: str, where: str) -> Document:
-    """BEIR's `{_id, title, text}` or Pyserini's `{id, contents}`."""
+def parse_document(line: str, where: str, docid: str | None = None) -> Document:
+    """BEIR's `{_id, title, text}`, Pyserini's `{id, contents}`, MS MARCO v2's `{pid, passage}` or `{docid, segment}`.
+
+    `docid` where it is known otherwise. Of several ids the one that Pyserini takes is taken.
+    """
     row = parse_object(line, where)
-    docid = next((row[key] for key in ("_id", "id", "docid") if row.get(key) is not None), None)
+    docid = docid or next((row[key] for key in _IDS if row.get(key) is not None), None)
     if not isinstance(docid, str | int) or isinstance(docid, bool):
-        raise E2RankError(f"{where}: expected a docid under _id, id or docid, got {shown(docid)}")
+        raise E2RankError(f"{where}: expected a docid under {', '.join(_IDS)}, got {shown(docid)}")
     if str(docid).split() != [str(docid)]:
         raise E2RankError(f"{where}: expected a docid without blanks, got {shown(docid)}")
-    text = row["text"] if "text" in row else row.get("contents")
+    text = next((row[key] for key in _BODIES if key in row), None)
     if not isinstance(text, str):
-        raise E2RankError(f"{where}: document {docid}: expected a text under text or contents, got {shown(text)}")
+        raise E2RankError(f"{where}: document {docid}: expected a text under {', '.join(_BODIES)}, got {shown(text)}")
     title = "" if row.get("title") is None else row["title"]
     if not isinstance(title, str):
         raise E2RankError(f"{where}: document {docid}: expected a title as text, got {shown(title)}")
@@ -237,10 +249,12 @@ def parse_document(line: str, where: str) -> Document:
 
 
 def lucene_document(stored: Any, source: str) -> Document:
-    raw = stored.raw()
-    if raw is not None:
-        return parse_document(raw, f"{source}: {stored.docid()}")
-    contents = stored.contents()
-    if contents is None:
+    """A document that a Lucene index stores: its raw JSON, or its contents where the raw text is none (TREC's)."""
+    docid, raw, contents = stored.docid(), stored.raw(), stored.contents()
+    if raw is None and contents is None:
         raise E2RankError(f"{source}: holds no texts; build it with -storeRaw")
-    return Document(stored.docid(), "", contents.strip())
+    if raw is not None and raw.lstrip().startswith("{"):
+        return parse_document(raw, f"{source}: {docid}", docid)
+    if contents is None:
+        raise E2RankError(f"{source}: document {docid}: its raw text is not JSON; build the index with -storeContents")
+    return Document(docid, "", contents.strip())

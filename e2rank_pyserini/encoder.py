@@ -14,7 +14,7 @@ from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer, tokens_of
-from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
+from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line
 
 T = TypeVar("T")
 
@@ -86,6 +86,11 @@ class E2RankEncoder:
     def dim(self) -> int:
         """The width of the vectors."""
         return int(self.network.config.hidden_size)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of its weights as options and records name it: bfloat16, …"""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -170,8 +175,7 @@ class E2RankEncoder:
         try:
             text = self.tokens.prompt_text(probe)
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise E2RankError(f"model {self.spec.name}: its chat template fails: {reason}") from error
+            raise E2RankError(f"model {self.spec.name}: its chat template fails: {first_line(error)}") from error
         if user_turn(probe, self.spec.prompt, self.spec.eos or "") not in text:
             raise E2RankError(f"model {self.spec.name}: its chat template drops the user turn: {self.spec.chat!r}")
 

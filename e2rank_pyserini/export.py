@@ -147,7 +147,7 @@ def _card(encoder: E2RankEncoder, task: str) -> str:
     spec = encoder.spec
     name = Path(spec.name).name if Path(spec.name).is_dir() else spec.name
     adapter = ", its adapter merged" if spec.adapter is not None else ""
-    dtype = str(encoder.dtype).removeprefix("torch.")
+    dtype = encoder.dtype_name
     release = " 6 or newer" if spec.lengths.query != spec.lengths.document else ""
     told = f" under the task “{task}”" if "{task}" in spec.query else ""
     return f"""---

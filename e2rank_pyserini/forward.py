@@ -212,7 +212,7 @@ class Forward:
                 f"model {self.name}: device {self.device} has too little memory for a text of {longest} tokens"
             )
         asked, self.batch_tokens = self.batch_tokens, max(self.batch_tokens // 2, longest)
-        if self.packing:
+        if "_packed" in self.__dict__:  # else its weights did not fit either
             self._packed.room.held.clear()
         torch.cuda.empty_cache()
         print(

@@ -48,7 +48,7 @@ def read_faiss(path: Path) -> Any:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:  # it believes what a header says of sizes
-        raise E2RankError(f"{path}: not readable by FAISS: {_last_clause(error)}") from error
+        raise E2RankError(f"{path}: not readable by FAISS: {reason(error)}") from error
 
 
 def flat_header(dim: int, count: int) -> bytes:
@@ -263,5 +263,6 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _last_clause(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What FAISS says is wrong, without the place in its own source."""
     return str(error).strip().rsplit("Error: ", 1)[-1].replace("\n", " ")

@@ -16,7 +16,7 @@ def index(arguments: Namespace) -> None:
     """Corpus -> index directory, shards, or both."""
     from e2rank_pyserini import corpus as corpora
     from e2rank_pyserini.indexing import build_index, check_replaceable
-    from e2rank_pyserini.inputs import corpus_source, loaded_encoder, named_dataset
+    from e2rank_pyserini.inputs import corpus_source, document_template, loaded_encoder, named_dataset
     from e2rank_pyserini.outputs import report
     from e2rank_pyserini.shards import SHARD_DOCUMENTS
 
@@ -33,7 +33,7 @@ def index(arguments: Namespace) -> None:
         encoder,
         output,
         factory=arguments.index_type,
-        template=data.spec.document if data else "{title} {text}",
+        template=document_template(None, data),
         provenance={"corpus": source, "corpus_fingerprint": corpora.fingerprint(source)},
         overwrite=arguments.overwrite,
         shards=arguments.shards,
@@ -67,7 +67,7 @@ def _engine(arguments: Namespace, encoder: "E2RankEncoder") -> "Engine | None":
     count = len(arguments.devices or ()) or arguments.workers or 1
     if arguments.engine == "processes" and count == 1:
         return None
-    dtype = str(encoder.dtype).removeprefix("torch.")
+    dtype = encoder.dtype_name
     settings = Settings(encoder.record, dtype, arguments.batch_tokens, arguments.threads)
     devices = arguments.devices or [str(encoder.device)] * count
     encoder.network.to("meta")  # the workers load their own: free its memory

@@ -15,8 +15,9 @@ from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.encoding import Engine, encode, here
-from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package, flat_header
+from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package, flat_header, reason
 from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.prompts import TITLE_AND_TEXT
 from e2rank_pyserini.sealed import seal
 from e2rank_pyserini.shards import SHARD_DOCUMENTS, Shard, Shards, summed
 from e2rank_pyserini.types import Document, E2RankError, Vectors
@@ -32,7 +33,7 @@ def build_index(
     directory: Path | None,
     *,
     factory: str = "Flat",
-    template: str = "{title} {text}",
+    template: str = TITLE_AND_TEXT,
     provenance: dict[str, str] | None = None,
     overwrite: bool = False,
     shards: str | None = None,
@@ -55,7 +56,7 @@ def build_index(
     index = empty_index(encoder.dim, factory)
     settings = {
         "model": encoder.record,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": encoder.dtype_name,
         "dim": encoder.dim,
         "document_template": template,
         "shard_documents": shard_documents,
@@ -92,7 +93,7 @@ def _put_together(index: Any, factory: str, kept: Shards, encoded: Sequence[Shar
         try:
             faiss_module().write_index(index, faiss_module().PyCallbackIOWriter(written.write))
         except RuntimeError as error:
-            raise E2RankError(f"{staging / 'index'}: cannot be written: {_reason(error)}") from error
+            raise E2RankError(f"{staging / 'index'}: cannot be written: {reason(error)}") from error
 
 
 def check_replaceable(directory: Path, *, overwrite: bool, shards: str | None = None) -> None:
@@ -121,7 +122,7 @@ def empty_index(dim: int, factory: str) -> Any:
             trial.add(np.zeros((1, dim), dtype=np.float32))
     except RuntimeError as error:
         raise E2RankError(
-            f"index type {factory!r}: FAISS cannot build it for {dim} dimensions and inner product: {_reason(error)}"
+            f"index type {factory!r}: FAISS cannot build it for {dim} dimensions and inner product: {reason(error)}"
         ) from error
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # some kinds do not read it
         raise E2RankError(f"index type {factory!r}: FAISS builds it for metric {index.metric_type}, not inner product")
@@ -145,7 +146,7 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
     except RuntimeError as error:
         raise E2RankError(
-            f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {_reason(error)}"
+            f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {reason(error)}"
         ) from error
 
 
@@ -158,7 +159,7 @@ def _check_given_back(index: Any, ivf: Any, factory: str) -> None:
         if ivf is not None:
             ivf.make_direct_map(False)  # the file has none
     except RuntimeError as error:
-        raise E2RankError(f"index type {factory!r}: FAISS cannot give its vectors back: {_reason(error)}") from error
+        raise E2RankError(f"index type {factory!r}: FAISS cannot give its vectors back: {reason(error)}") from error
 
 
 def _training_sample(index: Any, blocks: Blocks) -> Vectors:
@@ -183,10 +184,6 @@ def _rows_of(blocks: Iterable[Vectors], rows: Any) -> Iterator[Vectors]:
         first, last = np.searchsorted(rows, [start, start + len(block)])
         yield block[rows[first:last] - start]
         start += len(block)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rsplit("Error: ", 1)[-1].splitlines()[-1]
 
 
 def _describe(settings: dict[str, Any], factory: str, encoded: Sequence[Shard]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, read_exclusions
-from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, document_text
+from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT, document_text
 from e2rank_pyserini.sharded import fingerprint as index_fingerprint
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def named_dataset(arguments: Namespace) -> Dataset | None:
+    """The data set of --dataset and --split; None where none is named."""
     return dataset(arguments.dataset, arguments.split) if arguments.dataset else None
 
 
@@ -68,6 +69,7 @@ def _files_read(arguments: Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def corpus_source(arguments: Namespace, data: Dataset | None) -> str:
+    """Where the documents are, by --corpus or the data set; E2RankError where neither is named."""
     if arguments.corpus:
         return str(arguments.corpus)
     if data is None:
@@ -76,6 +78,7 @@ def corpus_source(arguments: Namespace, data: Dataset | None) -> str:
 
 
 def topics_of(arguments: Namespace, data: Dataset | None) -> Topics:
+    """The queries, by --topics or the data set; E2RankError where neither is named."""
     if arguments.topics:
         return read_topics(Path(arguments.topics))
     if data is None:
@@ -122,6 +125,7 @@ def judgments(arguments: Namespace, data: Dataset | None) -> tuple[Qrels, int]:
     return data.qrels(), relevance
 
 
+@timed("read")
 def fingerprints(
     arguments: Namespace, topics: Topics, excluded: Exclusions, *, source: str | None = None, index: str | None = None
 ) -> dict[str, dict[str, str | None]]:
@@ -130,13 +134,6 @@ def fingerprints(
     `source` is the corpus, told by the names and sizes of its files; `index` is told by its bytes, and refused where
     they are not those that were written: call this before FAISS opens it.
     """
-    with timed("read"):
-        return _fingerprints(arguments, topics, excluded, source, index)
-
-
-def _fingerprints(
-    arguments: Namespace, topics: Topics, excluded: Exclusions, source: str | None, index: str | None
-) -> dict[str, dict[str, str | None]]:
     named = arguments.topics or arguments.dataset
     found: dict[str, dict[str, str | None]] = {
         "topics": {"path": named, "fingerprint": fingerprint.of_text(json.dumps(topics))}
@@ -179,6 +176,7 @@ def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
 
 
 def opened_index(arguments: Namespace) -> "DenseIndex":
+    """The index of --index, searched with --threads threads. Read `fingerprints` first: it refuses damaged bytes."""
     from e2rank_pyserini.index import faiss_module
     from e2rank_pyserini.sharded import open_index
 
@@ -273,7 +271,8 @@ def reads_task(arguments: Namespace, spec: catalog.ModelSpec, *, plain: bool = F
     return reads
 
 
-def document_template(opened: "DenseIndex", data: Dataset | None) -> str:
-    if opened.sidecar is not None:
-        return str(opened.sidecar.get("document_template", "{title} {text}"))
-    return data.spec.document if data else "{title} {text}"
+def document_template(opened: "DenseIndex | None", data: Dataset | None) -> str:
+    """What makes a document's text: the index's own template, else the data set's."""
+    if opened is not None and opened.sidecar is not None:
+        return str(opened.sidecar.get("document_template", TITLE_AND_TEXT))
+    return data.spec.document if data else TITLE_AND_TEXT

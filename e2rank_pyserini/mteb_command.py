@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,9 @@ def _report(name: str, model: Any, listwise: bool, path: Path) -> None:
     if not notes:
         print(f"{name}: put together from its parts -> {path}", file=sys.stderr)
         return
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for note in notes:
-        for key, count in note["counts"].items():
-            counts[key] = counts.get(key, 0) + count
+        counts.update(note["counts"])
     told = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())
     print(f"{name}: {told} -> {path}", file=sys.stderr)
     if listwise and not any(note["as"] == "prompt" for note in notes):

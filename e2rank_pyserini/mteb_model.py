@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from e2rank_pyserini import catalog
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, query_text
 from e2rank_pyserini.reranking import order, prompt_vectors
@@ -40,7 +42,7 @@ class MtebModel:
         """All that a score depends on; the same weights elsewhere have the same."""
         kept = ("pooling", "eos", "query", "chat", "lengths", "identity")
         record = {key: self.encoder.record[key] for key in kept}
-        return {**record, "dtype": str(self.encoder.dtype).removeprefix("torch."), **(self.experiment or {})}
+        return {**record, "dtype": self.encoder.dtype_name, **(self.experiment or {})}
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -233,8 +235,6 @@ def _name(spec: catalog.ModelSpec) -> str:
 
 
 def _rows(vectors: Mapping[str, Vectors], docids: Sequence[str]) -> Vectors:
-    import numpy as np
-
     return np.stack([vectors[docid] for docid in docids])
 
 

@@ -87,7 +87,7 @@ def _model(encoder: "E2RankEncoder | None", arguments: Namespace) -> dict[str, A
     on_gpu = encoder.device.type == "cuda"
     return {
         "model": encoder.record,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": encoder.dtype_name,
         "device": str(encoder.device),
         "device_name": torch.cuda.get_device_name(encoder.device) if on_gpu else None,
         "threads": torch.get_num_threads(),

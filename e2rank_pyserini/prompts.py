@@ -12,6 +12,7 @@ from e2rank_pyserini.types import ListwisePrompt
 RETRIEVAL_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 RERANK_TASK = "Given a web search query and some relevant documents, rerank the documents that answer the query"
 
+TITLE_AND_TEXT = "{title} {text}"  # a document, unless its data set says otherwise
 TAIL = "\nQuery: "  # between the documents and the query of the variant `tail`
 
 # Templates are split, not formatted: tasks, queries and documents may hold braces of their own.
@@ -23,7 +24,7 @@ def query_text(query: str, task: str, template: str) -> str:
     return "".join({"{task}": task, "{query}": query}.get(part, part) for part in _SLOTS.split(template))
 
 
-def document_text(title: str, text: str, template: str) -> str:
+def document_text(title: str, text: str, template: str = TITLE_AND_TEXT) -> str:
     """The text of a document without EOS. A document without a title (or text) is its text (or title) alone."""
     if not title or not text:
         return title or text

@@ -53,10 +53,10 @@ class Memory:
             changed = f" ({', '.join(_changed(last, self.settings))})" if not self.told else ""
             print(f"journal: {others} texts were encoded with other settings{changed}: not used", file=sys.stderr)
 
-    def __call__(self, rows: Sequence[Ids], ends: Sequence[int], encode: Callable[[], Vectors]) -> Vectors:
+    def __call__(self, rows: Sequence[Ids], pooled: Sequence[int], encode: Callable[[], Vectors]) -> Vectors:
         """The vectors of a batch, (n, dim): remembered, else encoded and remembered."""
         with timed("journal"):
-            batch = _key(rows, ends)
+            batch = _key(rows, pooled)
             entry = self.known.get(batch)
             if entry is not None:
                 return self._again(batch, entry)
@@ -103,8 +103,8 @@ class Memory:
         return vectors
 
 
-def _key(rows: Sequence[Ids], ends: Sequence[int]) -> bytes:
-    digest = hashlib.sha256(array("q", [len(rows), *map(len, rows), *ends]))
+def _key(rows: Sequence[Ids], pooled: Sequence[int]) -> bytes:
+    digest = hashlib.sha256(array("q", [len(rows), *map(len, rows), *pooled]))
     for row in rows:
         digest.update(array("q", row))
     return digest.digest()
@@ -115,7 +115,7 @@ def _settings(encoder: E2RankEncoder) -> dict[str, Any]:
     on_gpu = encoder.device.type == "cuda"
     return {
         **{f"model's {key}": value for key, value in encoder.record.items()},
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": encoder.dtype_name,
         "device": torch.cuda.get_device_name(encoder.device) if on_gpu else encoder.device.type,
         "threads": torch.get_num_threads(),
         "processor": provenance.machine()["processor"],

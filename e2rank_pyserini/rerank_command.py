@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini.choices import ORDERS, RULES, VARIANTS
+from e2rank_pyserini.choices import DEPTH, ORDERS, RULES, VARIANTS
 
 _DOCUMENTS = ("prompt", "average", "rocchio")
 _READERS = {  # which rules read what an option sets
@@ -59,6 +59,10 @@ def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
         raise E2RankError("--seed goes with --order shuffle")
     if arguments.task == "dataset" and not arguments.dataset:
         raise E2RankError("--task dataset needs --dataset")
+    if arguments.depth is None:
+        arguments.depth = DEPTH
+    elif whole and arguments.adaptive is None:
+        raise E2RankError("--depth goes with --adaptive")
     if not whole and arguments.window and arguments.window > arguments.depth:
         raise E2RankError(f"window {arguments.window}: expected 1 to depth ({arguments.depth})")
     if arguments.stride and (weights or arguments.adaptive is not None):
@@ -85,7 +89,7 @@ def add_rerank_parser(
     )
     parser.set_defaults(function=rerank)
     _files(parser, common)
-    parser.add_argument("--depth", type=positive, default=100, metavar="N", help="hits rescored (default: 100)")
+    parser.add_argument("--depth", type=positive, default=DEPTH, metavar="N", help=f"hits rescored (default: {DEPTH})")
     parser.add_argument(
         "--by",
         choices=RULES,
@@ -114,11 +118,7 @@ def add_feedback_parser(
     _files(parser, common)
     parser.add_argument("--hits", type=positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
     parser.add_argument(
-        "--depth",
-        type=positive,
-        default=100,
-        metavar="N",
-        help="hits of the run that --adaptive scales by (default: 100)",
+        "--depth", type=positive, metavar="N", help=f"hits of the run that --adaptive scales by (default: {DEPTH})"
     )
     parser.add_argument(
         "--by",

@@ -9,13 +9,13 @@ from itertools import islice
 
 import numpy as np
 
+from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.prompts import RERANK_TASK
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import STEP
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Run, Topics, Vectors, VectorStore
 
 _QUERIES = 64  # prompts encoded together
-DEPTH = 100
 WINDOW = 20
 
 
@@ -100,7 +100,7 @@ def below(hits: Sequence[Hit], depth: int) -> list[Hit]:
 
 
 def gathered(
-    run: Run, texts: Mapping[str, str], index: VectorStore, encoder: Encoder, *, depth: int = DEPTH
+    run: Run, texts: Mapping[str, str], index: VectorStore, encoder: Encoder, *, depth: int
 ) -> Iterator[tuple[str, list[str], Vectors]]:
     """(qid, docids, vectors) of every query's first `depth` hits, vectors (n, dim), unit rows.
 
@@ -120,7 +120,7 @@ def gathered(
         yield from zip(qids, docids, parts, strict=True)
 
 
-def texts_needed(run: Run, index: VectorStore, *, depth: int = DEPTH, window: int = WINDOW) -> set[str]:
+def texts_needed(run: Run, index: VectorStore, *, depth: int, window: int) -> set[str]:
     """The docids whose texts `rerank` will read: each query's window, and candidates that the index lacks.
 
     With `window` 0, those that `rescore` alone will read.
@@ -129,7 +129,7 @@ def texts_needed(run: Run, index: VectorStore, *, depth: int = DEPTH, window: in
     return windows | set(missing(run, index, depth=depth))
 
 
-def missing(run: Run, index: VectorStore, *, depth: int = DEPTH) -> list[str]:
+def missing(run: Run, index: VectorStore, *, depth: int) -> list[str]:
     """The candidates that the index lacks, each once, in the order of the run."""
     candidates = list(dict.fromkeys(hit.docid for hits in run.values() for hit in hits[:depth]))
     stored = index.stored(candidates)

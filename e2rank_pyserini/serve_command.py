@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e2rank_pyserini.choices import DEPTH
+
 if TYPE_CHECKING:
     import socket
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from e2rank_pyserini.datasets import Dataset
     from e2rank_pyserini.exchange import Service
     from e2rank_pyserini.gate import Metrics
-
-DEPTH = 100  # hits rescored, where nothing is said
 
 
 def serve(arguments: Namespace) -> None:

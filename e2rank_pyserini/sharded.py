@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from e2rank_pyserini import integrity
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.fingerprint import WHOLE, of_files
-from e2rank_pyserini.index import DenseIndex, Encodes, faiss_module, first_found, read_faiss
+from e2rank_pyserini.index import DenseIndex, faiss_module, first_found, read_faiss
 from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
 from e2rank_pyserini.storage import Folder, is_remote, local
 from e2rank_pyserini.types import E2RankError, Vectors
 
 
-def open_index(place: str | Path, encoder: Encodes | None = None) -> DenseIndex:
+def open_index(place: str | Path) -> DenseIndex:
     """An index directory, or a folder of shards that is complete. Raises E2RankError as DenseIndex does."""
     if is_remote(str(place)):
         raise E2RankError(f"{place}: an index is memory-mapped: copy it to this machine")
     path = local(str(place))
-    return ShardedIndex(path, encoder) if (path / MANIFEST).is_file() else DenseIndex(path, encoder)
+    return ShardedIndex(path) if (path / MANIFEST).is_file() else DenseIndex(path)
 
 
 def fingerprint(directory: Path) -> str:

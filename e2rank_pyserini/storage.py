@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line
 
 _FILE = "file://"
 
@@ -33,7 +33,7 @@ def remote(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # s3fs, gcsfs …; a protocol that it does not know
-        raise E2RankError(f"{url}: cannot be opened: {str(error).splitlines()[0]}") from error
+        raise E2RankError(f"{url}: cannot be opened: {first_line(error)}") from error
     return files, str(path)
 
 
@@ -105,6 +105,7 @@ class Folder:
             raise self._error(name, "read", error) from error
 
     def open(self, name: str) -> IO[bytes]:
+        """A file to read from; whoever asks closes it."""
         try:
             if self.path is not None:
                 return (self.path / name).open("rb")
@@ -113,6 +114,7 @@ class Folder:
             raise self._error(name, "read", error) from error
 
     def read(self, name: str) -> bytes:
+        """All bytes of a file."""
         with self.open(name) as file:
             try:
                 return file.read()

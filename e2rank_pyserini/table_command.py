@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from e2rank_pyserini.choices import DEPTH
+
 if TYPE_CHECKING:
     from e2rank_pyserini.benchmarks import Benchmark
 
 Command = Callable[[Sequence[str]], None]  # runs one `e2rank` command by its words
-DEPTH = 100  # candidates that are rescored, and so all that must be encoded
 OURS = ("first", "query", "prompt")
 
 
@@ -139,7 +140,7 @@ def _is_fresh(index: Path, corpus: str, identity: str) -> bool:
 
 
 def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
-    """A corpus of the documents that will be rescored: the first 100 of every first stage. Returns its path."""
+    """A corpus of the documents that will be rescored: the first DEPTH of every first stage. Returns its path."""
     from e2rank_pyserini import corpus as corpora
     from e2rank_pyserini.trec import atomic, read_run
 

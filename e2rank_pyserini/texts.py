@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from e2rank_pyserini.corpus import files, is_lucene, lucene_document, lucene_searcher, parse_document
+from e2rank_pyserini.corpus import files, is_lucene, live, lucene_document, lucene_searcher, parse_document
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -42,10 +42,10 @@ class LuceneTexts(Mapping[str, Document]):
         return lucene_document(stored, self.source)
 
     def __len__(self) -> int:
-        return int(self.searcher.num_docs)
+        return int(self.searcher.index_reader.stats()["documents"])
 
     def __iter__(self) -> Iterator[str]:
-        return (self.searcher.doc(number).docid() for number in range(len(self)))
+        return (self.searcher.doc(number).docid() for number in live(self.searcher))
 
 
 class FileTexts(Mapping[str, Document]):

@@ -128,9 +128,8 @@ class TextTokenizer:
         The query gets at most `lengths.query` tokens, a document at most `lengths.document`. Where that is too long,
         the query gets at most half of what the bare prompt leaves free, and the documents share the rest: each gets
         as many tokens as it has, but none more than the largest common budget with which the parts, each counted
-        alone, fit, so short documents leave room for long ones. Text is cut at the end of a token and the whole is
-        tokenised again, so what fits is byte for byte the paper's prompt. Raises E2RankError when not even empty
-        documents fit.
+        alone, fit, so short documents leave room for long ones. Text is cut at the end of a character and the whole
+        tokenised again, so what fits is byte for byte the paper's prompt. E2RankError: not even empty documents fit.
         """
         lengths = self.settings.lengths
         long = [prompt.query for prompt in prompts if not _is_short(prompt.query, lengths.query)]
@@ -180,9 +179,10 @@ class TextTokenizer:
         pooled = []
         for (_, ids), tail in zip(fit, tails, strict=True):
             places, own = _places(mark, ids), len(_places(mark, tail))
-            if not 0 < own <= len(places):
+            at = places[-own] if 0 < own <= len(places) else len(ids)
+            if list(ids[at : at + len(tail)]) != list(tail):
                 raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {start.strip()!r}")
-            pooled.append(places[-own] - len(ids))
+            pooled.append(at - len(ids))
         return pooled
 
     def prompt_text(self, prompt: ListwisePrompt) -> str:

@@ -27,6 +27,11 @@ class E2RankError(Exception):
         super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} … {line[-290:]}")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library's error says, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def shown(value: object) -> str:
     """A value that a file holds, for an error: of any depth and size."""
     try:

@@ -16,7 +16,16 @@ import pytest
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, Qwen3Config, Qwen3Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    MixtralConfig,
+    MixtralModel,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from e2rank_pyserini.bench import material, yardstick
 from e2rank_pyserini.bench.arithmetic import Work, matmul_peak
@@ -79,6 +88,10 @@ def test_flops_are_those_that_torch_counts(tokens: int):
 
 
 def test_a_model_of_other_parts_is_refused():
+    size = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 9}
+    experts = MixtralConfig(**size, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2)
+    with pytest.raises(E2RankError, match=r"a model of type mixtral: .* and others: its FLOPs cannot be told"):
+        Work(MixtralModel(experts))
     with pytest.raises(E2RankError, match=r"a model of type gpt2: expected the same linear maps in each of its 1"):
         Work(GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=9)))
 

@@ -195,6 +195,14 @@ def test_make_names_another_setting_another_file(tmp_path: Path):
     assert any(re.fullmatch(r"runs/semanlink\.demo\.mine-\d+\.e2rank-minilm\.e2rank\.trec", one) for one in outputs)
 
 
+def test_make_names_other_runs_otherwise():
+    """Also those whose names hold the data set's or the model's already."""
+    runs = ["bm25", "foo", "semanlink.demo.foo", "foo.e2rank-minilm", "semanlink.demo.foo.e2rank-minilm"]
+    runs += ["semanlink.demo.bm25", "semanlink.demo.e2rank-minilm.dense"]
+    printed = [make("rerank", f"RUN=runs/{run}.trec", "-o", f"runs/{run}.trec") for run in runs]
+    assert len({re.search(r"e2rank rerank .* --output (\S+)", one)[1] for one in printed}) == len(runs)
+
+
 def test_make_takes_a_task_as_it_is_typed():
     """`dataset` is a word only where it stands alone, and the shell reads nothing in a text."""
     names = set()
@@ -222,20 +230,26 @@ def test_make_reranks_again_where_topics_or_exclusions_changed(beir: Path, tmp_p
     """In a folder whose name, dl19, is a named data set's: it has an index of its own."""
     shutil.copytree(beir, tmp_path / "dl19")
     (tmp_path / "dl19" / "excluded").mkdir()
-    kept = ["dl19/excluded/test.tsv", "indexes/dl19.minilm/e2rank.json", "runs/mine.trec"]
-    made = ["runs/dl19.mine.minilm.e2rank.trec"]
+    kept = ["dl19/excluded/test.tsv", "indexes/dl19.minilm/e2rank.json", "runs/dl19.bm25.trec"]
+    made = ["runs/dl19.bm25.minilm.e2rank.trec"]
     for place in (*kept, *made):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
     for path in tmp_path.rglob("*"):
         os.utime(path, (1e9, 1e9))
     command = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", ".venv/.ready-cpu", "rerank"]
-    command += ["DATASET=dl19", "MODEL=minilm", "RUN=runs/mine.trec"]
+    command += ["DATASET=dl19", "MODEL=minilm", "RUN=runs/dl19.bm25.trec"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     for again in (False, True):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert (f"--output {made[0]}" in done.stdout) is again
         (tmp_path / "dl19" / changed).touch()
+
+
+def test_make_takes_no_name_with_blanks():
+    done = subprocess.run(["make", "-n", "help", "DATASET=a b"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "DATASET=a b: expected no blanks" in done.stderr
 
 
 def test_make_forgets_the_faiss_that_it_takes_away():

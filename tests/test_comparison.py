@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.comparison import changes, compare, holm, moved, p_value
+from e2rank_pyserini.comparison import changes, compare, extremes, holm, moved, p_value
 from e2rank_pyserini.types import E2RankError, Hit, Run
+
+
+def test_a_topic_that_did_not_change_neither_gained_nor_lost():
+    assert extremes([("a", 0.5), ("b", 0.0), ("c", -0.1)], 5) == [("a", 0.5), ("c", -0.1)]
 
 
 def test_t_is_the_closed_form():

@@ -1,6 +1,7 @@
 """Vectors against the plain reference (float32, one text at a time, no padding)."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModel, Qwen3Config, Qwen3Model
 
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
@@ -80,6 +83,66 @@ def test_prompt_vectors_and_rankings_equal_the_reference(tiny_model: Path, encod
         ranking = plain.rerank(expected, docids, dict(zip(docids, stored, strict=True)), 20)
         ours_ranking = order(docids[:20], stored[:20], vector)
         assert [hit.docid for hit in ours_ranking] == [docid for docid, _ in ranking]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_angles_of_rotary_embeddings_are_float32_as_transformers_has_them(tiny_model: Path, dtype: str):
+    """Rounded to bfloat16 they would turn a token at place 4,000 by a wrong angle."""
+    found = E2RankEncoder.load(str(tiny_model), device="cpu", dtype=dtype).network
+    expected = AutoModel.from_pretrained(tiny_model, dtype=getattr(torch, dtype))
+    assert {name: one.dtype for name, one in found.named_buffers()}["rotary_emb.inv_freq"] is torch.float32
+    for ours, theirs in zip(found.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_bfloat16_is_as_near_to_float32_as_transformers_in_long_texts(tmp_path: Path, tiny_model: Path):
+    torch.manual_seed(5)
+    size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    rows = AutoConfig.from_pretrained(tiny_model).vocab_size
+    config = Qwen3Config(
+        vocab_size=rows, num_key_value_heads=2, head_dim=32, rope_theta=1e6, initializer_range=0.2, **size
+    )
+    place = tmp_path / "model"
+    shutil.copytree(tiny_model, place)
+    Qwen3Model(config).save_pretrained(place)
+    ids = np.random.default_rng(2).integers(0, rows, (6, 3000)).tolist()
+    vectors = {}
+    for dtype in ("float32", "bfloat16"):
+        vectors[dtype] = E2RankEncoder.load(str(place), device="cpu", dtype=dtype).forward.whole(ids)
+    theirs = AutoModel.from_pretrained(place, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        states = [theirs(input_ids=torch.tensor([row])).last_hidden_state[0, -1].float().numpy() for row in ids]
+    plainly = np.stack([plain.normalised(state) for state in states])
+
+    def farthest(found: np.ndarray) -> float:
+        return float((1 - (found * vectors["float32"]).sum(axis=1)).max())
+
+    assert farthest(vectors["bfloat16"]) < 2 * farthest(plainly)
+
+
+def test_weights_that_the_configuration_does_not_use_are_refused(tiny_model: Path, tmp_path: Path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = Qwen3Config.from_pretrained(tiny_model)
+    config.attention_bias = True
+    Qwen3Model(config).save_pretrained(tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(saved | {"attention_bias": False}))
+    with pytest.raises(E2RankError, match=r"has no place for its weights layers\.0\.self_attn\.k_proj\.bias"):
+        E2RankEncoder.load(str(tmp_path / "model"), device="cpu")
+
+
+def test_an_adapter_without_its_base_is_refused(tiny_model: Path, tmp_path: Path):
+    """Transformers would find the base; that it is trained anew, no index could tell."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(AutoModel.from_pretrained(tiny_model), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "e2rank.yaml"):
+        shutil.copy(tiny_model / name, tmp_path)
+    with pytest.raises(E2RankError, match=r"is an adapter without its base; name an adapter's base as `source`"):
+        E2RankEncoder.load(str(tmp_path), device="cpu")
 
 
 def test_the_variants_differ(tiny_model: Path, encoder: E2RankEncoder):

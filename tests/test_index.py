@@ -135,15 +135,15 @@ def test_vectors_of_other_lengths_are_refused(
     place = tmp_path / "theirs"
     place.mkdir()
     shutil.copy(tiny_index / "docid", place)
-    longer = faiss.IndexFlatIP(64)
-    longer.add(DenseIndex(tiny_index).raw(0, 40) * np.linspace(1, 20, 40, dtype=np.float32)[:, None])
-    faiss.write_index(longer, str(place / "index"))
     words = ["--dataset", str(beir), "--index", str(place), "--encoder", str(tiny_model)]
-    assert main(["search", *words, "--output", str(tmp_path / "x.trec")]) == 1
-    assert (
-        "expected vectors of length 1, found one of length 20.000 (document 039); encode with"
-        in capsys.readouterr().err
-    )
+    for length in (1.001, 1.02, 20):
+        longer = faiss.IndexFlatIP(64)
+        longer.add(DenseIndex(tiny_index).raw(0, 40) * np.linspace(1, length, 40, dtype=np.float32)[:, None])
+        faiss.write_index(longer, str(place / "index"))
+        refused = length > 1.01
+        assert main(["search", *words, "--output", str(tmp_path / "x.trec")]) == refused
+        told = f"expected vectors of length 1, found one of length {length:.3f} (document 039); encode with"
+        assert (told in capsys.readouterr().err) == refused
 
 
 def test_the_sidecar_says_what_was_built(tiny_index: Path, tiny_model: Path):
@@ -207,8 +207,10 @@ def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
 def test_an_ivf_index_is_searched_in_the_square_root_of_its_lists(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
     import faiss
 
-    build_index(documents(str(beir)), encoder, tmp_path / "i", factory="IVF9,Flat")
-    assert faiss.extract_index_ivf(faiss.read_index(str(tmp_path / "i" / "index"))).nprobe == 3
+    for lists, looked_at in ((9, 3), (5, 3), (10, 4)):
+        place = tmp_path / str(lists)
+        build_index(documents(str(beir)), encoder, place, factory=f"IVF{lists},Flat")
+        assert faiss.extract_index_ivf(faiss.read_index(str(place / "index"))).nprobe == looked_at
 
 
 def test_fast_scan_is_refused_before_anything_is_encoded(tmp_path: Path, beir: Path, encoder: E2RankEncoder):

@@ -323,6 +323,30 @@ def test_the_order_of_the_candidates_cannot_reach_the_prompt(load: Callable[...,
     assert not all(as_given)  # reading the candidates as they come would have made them all true
 
 
+def test_candidates_of_equal_cosines_are_read_by_their_texts(load: Callable[..., Any], tmp_path: Path):
+    """Their ids may name the label, as the order in which mteb gives them does."""
+    same = "wing lift " * 60  # longer than what is read of a document
+    rows = [("a0", f"{same} z"), ("b1", f"{same} y"), ("c2", f"{same} x"), ("d3", "a jet")]
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    lines = [json.dumps({"_id": docid, "title": "", "text": text}) for docid, text in rows]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "wing"}))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta0\t1\n")
+    encoder = load(lengths=catalog.Lengths(document=16, query=32, prompt=512))
+    model = ListwiseMtebModel(encoder, 4)
+    seen: list[list[str]] = []
+    prompts = model._prompts
+
+    def kept(first: Any, *more: Any) -> Any:
+        seen.append([hit.docid for hit in first["q"]])
+        return prompts(first, *more)
+
+    model._prompts = kept
+    run(model, retrieval(folder, ToyReranking, {"q": ["a0", "b1", "c2", "d3"]}), tmp_path / "out")
+    assert [docid for docid in seen[0] if docid != "d3"] == ["c2", "b1", "a0"]
+
+
 def test_listwise_without_candidates_is_the_plain_search(load: Callable[..., Any], beir: Path, tmp_path: Path):
     plain = run(MtebModel(load()), retrieval(beir), tmp_path)
     model = ListwiseMtebModel(load())

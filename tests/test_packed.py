@@ -235,6 +235,16 @@ def test_the_room_of_a_packed_network_is_given_back_too(monkeypatch: pytest.Monk
     assert "batches of 200 tokens: goes on with 100" in capsys.readouterr().err
 
 
+def test_weights_that_do_not_fit_when_they_are_joined_are_one_line(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("e2rank_pyserini.packed._together", full)
+    forward = Forward("small", FORMS["qwen2"](), "mean", batch_tokens=200)
+    with pytest.raises(E2RankError, match="model small: device cpu has too little memory for a text of 3 tokens"):
+        forward.whole([[1, 2, 3]])
+
+
 def test_a_text_that_does_not_fit_by_itself_is_named(capsys):
     forward = Forward("small", Small(room=50), "mean", batch_tokens=200)
     with pytest.raises(E2RankError, match="model small: device cpu has too little memory for a text of 60 tokens"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from e2rank_pyserini import provenance
 from e2rank_pyserini.cli import main
@@ -173,8 +174,16 @@ def test_another_model_is_named(reranked: Path, capfd: pytest.CaptureFixture[str
     assert "came out differently: another model (query); " in capfd.readouterr().err
 
 
-def test_rerun_uses_as_many_threads_and_the_package_that_is_installed(reranked: Path, tmp_path: Path):
-    rewrite(reranked, threads=1)
+def test_rerun_uses_as_many_threads_and_the_package_that_is_installed(
+    reranked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words, threads = record_of(reranked)["command"], torch.get_num_threads()
+    monkeypatch.chdir(reranked.parent)
+    try:
+        assert main([*words, "--threads", "1"]) == 0  # two threads may round otherwise
+    finally:
+        torch.set_num_threads(threads)
+    rewrite(reranked, command=words)
     (reranked.parent / "e2rank_pyserini").mkdir()
     (reranked.parent / "e2rank_pyserini" / "__main__.py").write_text("raise SystemExit(3)\n")
     assert main(["rerun", f"{reranked}.json", "--output", str(tmp_path / "again")]) == 0

@@ -1,5 +1,6 @@
 """The prompt variant `tail`, for decoders: documents, then the query, whose tokens are pooled; and fewer layers."""
 
+import copy
 import dataclasses
 import random
 
@@ -54,6 +55,18 @@ def by_hand(encoder: E2RankEncoder, before: str, tail: str) -> np.ndarray:
 
 def test_the_user_turn_is_documents_and_query():
     assert user_turn(prompt("q", "one", "two"), "tail", "<e>") == "[1] one\n[2] two\nQuery: q<e>"
+
+
+def test_a_mark_that_only_a_document_has_is_not_taken_for_the_prompts(encoder: E2RankEncoder, spec: ModelSpec):
+    """A tokenizer that puts a blank before every text has `Query:` with one, which the prompt's has not."""
+    import tokenizers
+
+    blanks = copy.deepcopy(encoder.tokens.tokenizer)
+    blanks.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ours = E2RankEncoder(spec, encoder.network, blanks, "x")
+    for document in ("wing", "a wing Query: lift of wing"):
+        with pytest.raises(E2RankError, match="the tokenizer has no tokens of their own for 'Query:'"):
+            ours.encode_prompts([prompt("drag", document)])
 
 
 def test_the_vector_is_that_of_the_formula(encoder: E2RankEncoder):

@@ -31,10 +31,12 @@ class Work:
             if isinstance(module, torch.nn.Linear) and not name.startswith("pooler")
         }
         maps = list(named.values())
-        if not maps or len(maps) % config.num_hidden_layers:
+        others = any(parameter.dim() > 2 for parameter in network.parameters())  # experts, convolutions
+        if not maps or len(maps) % config.num_hidden_layers or others:
             raise E2RankError(
                 f"a model of type {config.model_type}: expected the same linear maps in each of its "
-                f"{config.num_hidden_layers} layers, found {len(maps)}: its FLOPs cannot be told"
+                f"{config.num_hidden_layers} layers, found {len(maps)}{' and others' if others else ''}: its FLOPs "
+                "cannot be told"
             )
         self.layers = int(config.num_hidden_layers)
         self.shapes: list[Shape] = maps[: len(maps) // self.layers]  # of one layer

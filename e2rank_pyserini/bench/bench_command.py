@@ -106,7 +106,7 @@ def _reranking(
     given = given_to_all(encoder, texts, passage=arguments.passage, queries=arguments.queries, work=work)
     found = {
         "model": name,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
+        "dtype": encoder.dtype_name,
         "batch tokens": encoder.batch_tokens,
         "queries": arguments.queries,
         "passage": arguments.passage,

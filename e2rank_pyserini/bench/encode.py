@@ -47,7 +47,7 @@ def measure(
         | {"cosine": float((vectors[peer] * vectors[OURS]).sum(axis=1).min())}
         for peer, each in seconds.items()
     }
-    about = {"dtype": str(encoder.dtype).removeprefix("torch."), "batch tokens": encoder.batch_tokens}
+    about = {"dtype": encoder.dtype_name, "batch tokens": encoder.batch_tokens}
     texts = {"documents": len(documents), "tokens": sum(lengths), "longest": max(lengths)}
     return {**about, **texts, "rounds": rounds, "peak tflop/s": peak / 1e12, "peers": rows, NOT_MEASURED: absent}
 

@@ -92,7 +92,7 @@ def synthetic(seed: int = 0) -> Iterator[Document]:
 
 def as_text(document: Document) -> str:
     """What is encoded of a document: title and text."""
-    return document_text(document.title, document.text, "{title} {text}")
+    return document_text(document.title, document.text)
 
 
 def of_length(texts: Iterable[str], tokenizer: Any, tokens: int) -> Iterator[str]:

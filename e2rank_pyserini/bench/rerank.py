@@ -16,11 +16,12 @@ from e2rank_pyserini.bench.arithmetic import Work, matmul_peak
 from e2rank_pyserini.bench.material import of_length
 from e2rank_pyserini.bench.rerankers import STRIDE, Candidates, Rerank, candidates, makers, ours
 from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table
+from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.export import export
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
-from e2rank_pyserini.reranking import DEPTH, WINDOW
+from e2rank_pyserini.reranking import WINDOW
 from e2rank_pyserini.timing import recording, so_far
 from e2rank_pyserini.trec import write_run
 from e2rank_pyserini.types import Document, E2RankError
@@ -118,7 +119,7 @@ def by_command(encoder: E2RankEncoder, command: Command, rounds: int, work: Path
     Medians of the seconds in RUN.json, and the share of what is neither the model's work nor its loading.
     """
     words = ["rerank", "--device", str(encoder.device), "--window", str(WINDOW)]  # the model is the index's
-    words += ["--dtype", str(encoder.dtype).removeprefix("torch."), "--batch-tokens", str(encoder.batch_tokens)]
+    words += ["--dtype", encoder.dtype_name, "--batch-tokens", str(encoder.batch_tokens)]
     files = {"run": "first.trec", "index": "index", "topics": "topics.tsv", "corpus": "corpus.jsonl"}
     for option, name in {**files, "output": "run.trec"}.items():
         words += [f"--{option}", str(work / name)]

@@ -11,6 +11,7 @@ import torch
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import batches, padded
 from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.loading import quiet
 from e2rank_pyserini.reranking import WINDOW, rerank
 from e2rank_pyserini.types import Hit, Run, Topics
 
@@ -65,7 +66,7 @@ def pointwise(given: Candidates, encoder: E2RankEncoder, model: Any) -> Rerank:
         scores = np.zeros(len(rows))
         for group in batches([len(row) for row in rows], encoder.batch_tokens):
             ids, mask = (part.to(encoder.device) for part in padded([rows[number] for number in group]))
-            hidden = model.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D); pads come last
             last = hidden[torch.arange(len(group), device=ids.device), mask.sum(dim=1) - 1]
             logits = model.lm_head(last)[:, words].float().cpu()
             scores[group] = (logits[:, 0] - logits[:, 1]).numpy()
@@ -130,13 +131,10 @@ def makers(given: Candidates, encoder: E2RankEncoder, place: Path) -> dict[str, 
 
     def model() -> Any:
         from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
 
         if not models:
-            verbosity = logging.get_verbosity()
-            logging.set_verbosity_error()  # it would warn of a head that an encoder's weights lack: it is random
-            found = AutoModelForCausalLM.from_pretrained(place, dtype=encoder.dtype)
-            logging.set_verbosity(verbosity)
+            with quiet():  # it would warn of a head that an encoder's weights lack: it is random
+                found = AutoModelForCausalLM.from_pretrained(place, dtype=encoder.dtype)
             models.append(found.to(encoder.device).eval())
         return models[0]
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,14 +14,15 @@ from e2rank_pyserini.corpus import lucene_searcher
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics
+from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics, first_line
 
 CORPUS = "e2rank.corpus"  # beside Lucene's files: the fingerprint of what was indexed
 K1, B = 0.9, 0.4  # Pyserini's defaults
 _BATCH = 1000
+_LOOKED_AT = 100  # documents of a corpus, looked for in an index that does not say what it was built from
 
 
-def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *, hits: int, threads: int = 1) -> Run:
+def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *, hits: int, threads: int) -> Run:
     """A BM25 run over `source`, a Lucene index or a corpus; the latter's index is `lucene`, built when missing.
 
     Raises E2RankError when a corpus comes without `lucene` (`option` names it), and when that is of another corpus.
@@ -32,6 +34,8 @@ def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *,
         if not Path(lucene).exists():
             build_lucene(corpora.documents(source), Path(lucene), fingerprint, threads=threads)
         check_corpus(Path(lucene), fingerprint)
+        if not (Path(lucene) / CORPUS).is_file():
+            _check_holds(lucene, source)
         source = lucene
     return search_lucene(source, topics, hits=hits, threads=threads)
 
@@ -63,6 +67,15 @@ def check_corpus(directory: Path, fingerprint: str) -> None:
         raise E2RankError(f"{directory}: was built from another corpus, or the corpus has changed; remove it")
 
 
+def _check_holds(lucene: str, source: str) -> None:
+    """Refuse a Lucene index that another program built, where it lacks one of the corpus's first documents."""
+    searcher = lucene_searcher(lucene)
+    with_text = (document for document in corpora.documents(source) if document.title or document.text)
+    for document in islice(with_text, _LOOKED_AT):
+        if searcher.doc(document.docid) is None:
+            raise E2RankError(f"{lucene}: lacks document {document.docid} of {source}: an index of another corpus")
+
+
 def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
     from pyserini.index.lucene import LuceneIndexer
 
@@ -70,7 +83,7 @@ def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
     arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw"]
     indexer = LuceneIndexer(args=arguments, threads=threads)
     for document in tqdm(corpus, unit=" documents", desc="bm25 index", disable=None, file=sys.stderr):
-        contents = document_text(document.title, document.text, "{title} {text}")
+        contents = document_text(document.title, document.text)
         if not contents:
             empty += 1
             continue
@@ -90,7 +103,7 @@ def _take_long_queries() -> None:
     autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
 
 
-def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int = 1) -> Run:
+def search_lucene(source: str, topics: Topics, *, hits: int, threads: int) -> Run:
     """The BM25 run of `topics` over a Lucene directory or `lucene:NAME`, with Pyserini's k1 and b."""
     searcher = lucene_searcher(source)
     searcher.set_bm25(K1, B)
@@ -103,6 +116,6 @@ def search_lucene(source: str, topics: Topics, *, hits: int = 1000, threads: int
             with timed("search"):
                 found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)
         except Exception as error:
-            raise E2RankError(f"{source}: Lucene could not search it: {str(error).splitlines()[0]}") from error
+            raise E2RankError(f"{source}: Lucene could not search it: {first_line(error)}") from error
         run |= {qid: [Hit(hit.docid, hit.score) for hit in found[qid]] for qid in part}
     return run

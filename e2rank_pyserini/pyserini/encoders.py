@@ -40,6 +40,8 @@ class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
         A missing text is the empty text; title and text are joined as `e2rank index` joins them. Pyserini's fp16,
         max_length and add_sep are not read: see `asked`. Raises E2RankError for another field (`expands`).
         """
+        if isinstance(texts, str):
+            raise E2RankError("expected a list of texts, got a single one")
         others = [name for name, value in more.items() if isinstance(value, Sequence) and any(value)]
         if others:
             raise E2RankError(f"{', '.join(others)}: E2Rank encodes titles and texts alone")
@@ -80,7 +82,7 @@ class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
 
     def encode_batch(self, queries: Sequence[str], **_: Any) -> Vectors:
         """n queries -> (n, dim)."""
-        return self.encoder.encode_queries(list(queries), self.task)
+        return self.encoder.encode_queries(queries if isinstance(queries, str) else list(queries), self.task)
 
 
 def _no_tokenizer(name: str | None) -> str | None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from e2rank_pyserini import java
+from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.corpus import parse_document
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
-from e2rank_pyserini.reranking import DEPTH, WINDOW, rerank, texts_needed
+from e2rank_pyserini.reranking import WINDOW, rerank, texts_needed
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
 
 java.start()
@@ -83,7 +84,7 @@ def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
     if raw is None:
         raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
     document = parse_document(raw, f"document {hit.docid}")
-    return document_text(document.title, document.text, "{title} {text}")
+    return document_text(document.title, document.text)
 
 
 def _own_raw(hit: Any) -> str | None:

@@ -29,7 +29,7 @@ def attach(module: str = "") -> None:
 
     `module` is the Pyserini program that runs ("encode.query"), "" for library use.
     """
-    java.start()
+    java.start(own=False)
     _check_version()
     if module:
         _allow_encoder_class()
@@ -44,6 +44,11 @@ def attach(module: str = "") -> None:
     for name, tell in told.items():
         if name in sys.modules:
             tell(sys.modules[name])
+
+
+def attached() -> bool:
+    """Whether `attach` was called in this process."""
+    return any(isinstance(finder, _AfterImport) for finder in sys.meta_path)
 
 
 class _AfterImport:

@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from e2rank_pyserini.pyserini.hooks import attach
+from e2rank_pyserini.pyserini.hooks import attach, attached
 from e2rank_pyserini.types import E2RankError
 
 
 def before_pyserini() -> None:
-    """Attach, as to a program if one of Pyserini's is what runs."""
+    """Attach, as to a program if one of Pyserini's is what runs; not again where `e2rank pyserini` has."""
+    if attached():
+        return
     program = program_of(sys.orig_argv, sys.argv)
     if not program.startswith("pyserini."):
         attach()

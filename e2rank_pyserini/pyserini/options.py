@@ -53,19 +53,13 @@ def asked(words: Sequence[str]) -> Asked:
     names = {word.partition("=")[0] for word in words}
     dimension = _value(words, "--dimension")
     length = _value(words, "--max-length")
+    prefixes = [_value(words, option) for option in ("--query-prefix", "--prefix", "--prefx")]
     refused = next((f"{option}: {reason}" for option, reason in _REFUSED.items() if option in names), None)
     refused = refused or _refused_fields(words)
     return Asked(
         max_length=int(length) if length is not None and length.isdigit() else None,
         pooling=_value(words, "--pooling"),
-        prefix=next(
-            (
-                found
-                for option in ("--query-prefix", "--prefix", "--prefx")
-                if (found := _value(words, option)) is not None
-            ),
-            None,
-        ),
+        prefix=next((value for value in prefixes if value is not None), None),
         bfloat16="--fp16" in names,
         dimension=(int(dimension) if dimension and dimension.isdigit() else 768) if "--to-faiss" in names else None,
         refused=refused,

@@ -71,12 +71,15 @@ def orders(
         if silent >= _GIVE_UP:
             return UNASKED
         found = _order(client, endpoint, *asked[number])
-        silent = silent + 1 if isinstance(found, E2RankError) else 0
+        if isinstance(found, E2RankError):
+            silent += 1
+            if number == 0 and not begun:
+                raise found
+            return SILENT
+        silent = 0
         if isinstance(found, tuple):
             keep(number, found)
-        elif isinstance(found, E2RankError) and number == 0 and not begun:
-            raise found
-        return SILENT if isinstance(found, E2RankError) else found
+        return found
 
     with _client(endpoint) as client, ThreadPoolExecutor(endpoint.parallel) as pool:
         yield from map(order, range(len(asked))[:1])

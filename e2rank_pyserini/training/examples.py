@@ -216,7 +216,7 @@ def _passages(value: Any, key: str, where: str) -> tuple[str, ...]:
         title, text = fields.get("title") or "", fields.get("text")
         if not isinstance(title, str) or not isinstance(text, str):
             raise E2RankError(f"{where}: {key}: expected passages with a title and a text, got {_shown(passage)}")
-        texts.append(document_text(title.strip(), text.strip(), "{title} {text}"))
+        texts.append(document_text(title.strip(), text.strip()))
     return tuple(texts)
 
 

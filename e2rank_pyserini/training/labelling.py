@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from e2rank_pyserini.tokens import Tally, cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -143,23 +143,17 @@ def _standardised(scores: Scores) -> Scores:
 def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """The model in evaluation mode and its tokenizer; E2RankError when it is not whole or gives no single score."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
-    from e2rank_pyserini.loading import choose_dtype
+    from e2rank_pyserini.loading import choose_dtype, quiet
 
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is checked below, and is an error here
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        network, report = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=choose_dtype(dtype, device), output_loading_info=True
-        )
+        with quiet():  # what it would warn of is checked below, and is an error here
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            network, report = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=choose_dtype(dtype, device), output_loading_info=True
+            )
     except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise E2RankError(f"model {name}: cannot be loaded as a cross-encoder: {first}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+        raise E2RankError(f"model {name}: cannot be loaded as a cross-encoder: {first_line(error)}") from error
     if report["missing_keys"]:
         raise E2RankError(
             f"model {name}: is no cross-encoder, or is not whole: its weights lack {min(report['missing_keys'])}"

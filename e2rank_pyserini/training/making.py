@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini import integrity
 from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.exclusions import most_excluded
 from e2rank_pyserini.inputs import (
@@ -24,6 +23,8 @@ from e2rank_pyserini.inputs import (
 )
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
+from e2rank_pyserini.sharded import fingerprint
+from e2rank_pyserini.storage import local
 from e2rank_pyserini.tokens import Tally, cut
 from e2rank_pyserini.training.answers import answered, place_of
 from e2rank_pyserini.training.endpoint import Endpoint
@@ -40,6 +41,7 @@ from e2rank_pyserini.training.labelling import (
     levels,
 )
 from e2rank_pyserini.training.mining import (
+    NO_TEXT,
     Draw,
     Drawn,
     Dropped,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from e2rank_pyserini.index import DenseIndex
 
 RUN, CROSS = "run:", "cross:"  # what a scorer that is no encoder begins with
-TIED, NO_TEXT = "lists whose documents all tie", "positives not in the corpus"
+TIED = "lists whose documents all tie"
 
 
 def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[list[Example], Dropped]:
@@ -68,7 +70,7 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
     dense = _dense(arguments, named) if arguments.index else None
     dropped: Dropped = Counter()
     drawn = _drawn(arguments, named, topics, qrels, dense, dropped)
-    template = _template(named, dense)
+    template = document_template(dense[0] if dense else None, named)
     if dense is not None:
         encoder = dense[1]
         print(f"{encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
@@ -94,7 +96,7 @@ def _qrels(arguments: Namespace, named: Dataset | None) -> Qrels | None:
 
 
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
-    integrity.fingerprint(Path(arguments.index))
+    fingerprint(local(arguments.index))  # refuse damaged bytes before FAISS reads them
     opened = opened_index(arguments)
     encoder = loaded_encoder(arguments, opened, named)
     check_index(opened, encoder, arguments, named)
@@ -205,7 +207,7 @@ def _likeness(
     scored = rescore(
         wanted,
         dict(zip(wanted, vectors, strict=True)),
-        _texts(documents.values(), _template(named, dense)),
+        _texts(documents.values(), document_template(opened, named)),
         opened,
         encoder,
         depth=depth,
@@ -271,12 +273,6 @@ def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
         )
     encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None, named)
     return by_encoder(encoder, retrieval_task(arguments.task, named))
-
-
-def _template(named: Dataset | None, dense: "tuple[DenseIndex, E2RankEncoder] | None") -> str:
-    if dense is not None:
-        return document_template(dense[0], named)
-    return named.spec.document if named else "{title} {text}"
 
 
 def _texts(documents: Iterable[Document], template: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from e2rank_pyserini.types import Hit, Qrels, Run
 
 Dropped = Counter[str]  # reason -> how many lines it cost
+NO_TEXT = "positives not in the corpus"
 _TRIES = 20  # draws a list may cost before it is given up: few candidates have few different lists
 
 
@@ -39,10 +40,10 @@ def draw_lists(
     qids: Iterable[str],
     how: Draw,
     *,
-    number: int = 0,
-    qrels: Qrels | None = None,
-    relevance: int = 1,
-    judged_only: bool = False,
+    number: int,
+    qrels: Qrels | None,
+    relevance: int,
+    judged_only: bool,
 ) -> tuple[list[Drawn], Dropped]:
     """For each topic its first `documents` candidates, then samples of the candidates, all in first-stage order.
 
@@ -74,11 +75,11 @@ def draw_pairs(
     qrels: Qrels,
     how: Draw,
     *,
-    number: int = 0,
-    relevance: int = 1,
-    skip_top: int = 0,
-    likeness: Mapping[str, Mapping[str, float]] | None = None,
-    margin: float = 1.0,
+    number: int,
+    relevance: int,
+    skip_top: int,
+    likeness: Mapping[str, Mapping[str, float]] | None,
+    margin: float,
 ) -> tuple[list[Drawn], Dropped]:
     """For each positive of each topic: the positive, then `documents` - 1 negatives in first-stage order.
 
@@ -101,7 +102,7 @@ def draw_pairs(
             if likeness is not None:
                 scores = likeness.get(qid, {})
                 if positive not in scores:
-                    dropped["positives not in the corpus"] += 1
+                    dropped[NO_TEXT] += 1
                     continue
                 negatives = [docid for docid in candidates if scores[docid] <= margin * scores[positive]]
             if not negatives:

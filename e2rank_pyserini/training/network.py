@@ -12,7 +12,7 @@ from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, check_base, whole_adapter, with_adapter
 from e2rank_pyserini.training.recipe import Lora, Recipe
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line
 
 
 def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncoder:
@@ -148,7 +148,7 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
             with whole_adapter():
                 further = PeftModel.from_pretrained(network, str(adapter_of(spec)), is_trainable=True).eval()
         except Exception as error:
-            raise E2RankError(f"model {spec.name}: its adapter cannot be read: {str(error).splitlines()[0]}") from error
+            raise E2RankError(f"model {spec.name}: its adapter cannot be read: {first_line(error)}") from error
         _check_adapter(spec, lora, further.peft_config["default"])
         if recipe.layers is not None:
             last = _last(network, recipe.layers)
@@ -166,7 +166,7 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
     try:
         return get_peft_model(network, config).eval()
     except ValueError as error:  # targets that the model does not have
-        raise E2RankError(f"model {spec.name}: lora does not fit it: {str(error).splitlines()[0]}") from error
+        raise E2RankError(f"model {spec.name}: lora does not fit it: {first_line(error)}") from error
 
 
 def _check_adapter(spec: ModelSpec, lora: Lora, found: Any) -> None:

@@ -16,9 +16,7 @@ from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
 from e2rank_pyserini.delta import Delta
 from e2rank_pyserini.directories import held
 from e2rank_pyserini.trec import atomic
-from e2rank_pyserini.types import E2RankError
-
-_FILES = {"step.json": "step", "weights.safetensors": "weights", "optimizer.safetensors": "moments"}
+from e2rank_pyserini.types import E2RankError, first_line
 
 
 def place_of(output: Path) -> Path:
@@ -105,8 +103,9 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
     except E2RankError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise E2RankError(f"{place}: the saved state cannot be read ({reason}); remove it to start again") from error
+        raise E2RankError(
+            f"{place}: the saved state cannot be read ({first_line(error)}); remove it to start again"
+        ) from error
     return found
 
 

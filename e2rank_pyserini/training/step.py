@@ -74,6 +74,7 @@ def rows_of(
 
 
 def prompt_of(example: Example, tasks: Tasks, window: int, order: str, chance: random.Random) -> ListwisePrompt:
+    """The prompt of the first `window` documents, given, reversed or shuffled by `chance`."""
     documents = list(example.documents[:window])
     if order == "reverse":
         documents.reverse()

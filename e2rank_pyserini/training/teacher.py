@@ -18,7 +18,7 @@ from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.processes import add_up, wait
 from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
-from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors
+from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line
 
 FITTED = 512  # documents, at least, that the centre and the turn of the space are fitted on
 FED_BACK = 0.5  # what the documents' mean counts beside the query, as in Rocchio's feedback
@@ -99,8 +99,7 @@ class Teacher:
             parts = load_file(kept)
             self.vectors, self.centre, self.turn = parts["vectors"], parts["centre"], parts["turn"]
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise E2RankError(f"{kept}: cannot be read ({reason}); remove it to encode again") from error
+            raise E2RankError(f"{kept}: cannot be read ({first_line(error)}); remove it to encode again") from error
 
     def targets(self, examples: Sequence[Example], recipe: Recipe, window: int) -> torch.Tensor:
         """(n, D) of length 1: one for each row of `step.rows_of`, in its order. Prompts are read as given."""

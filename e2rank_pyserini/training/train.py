@@ -192,7 +192,17 @@ class Training:
             return losses(vectors, rows, examples, recipe, anchor=self.encoder.spec.prompt == "pair", targets=targets)
 
         self.optimizer.zero_grad()
-        parts = self._backward(rows, loss_of)
+        parts = backward(
+            network,
+            self.encoder.spec.pooling,
+            rows,
+            loss_of,
+            chunk_tokens=recipe.chunk_tokens,
+            cached=recipe.cached,
+            dtype=getattr(torch, recipe.dtype),
+            rank=self.rank,
+            world=self.world,
+        )
         weights = [weight for weight in network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
         if not math.isfinite(float(parts["loss"])) or not math.isfinite(float(norm)):
@@ -207,19 +217,6 @@ class Training:
         self.step += 1
         values = {name: float(value) for name, value in parts.items()}
         return {**values, "rate": rate, "norm": float(norm), **encoded}
-
-    def _backward(self, rows: Rows, loss_of: Any) -> Losses:
-        return backward(
-            self.encoder.network,
-            self.encoder.spec.pooling,
-            rows,
-            loss_of,
-            chunk_tokens=self.recipe.chunk_tokens,
-            cached=self.recipe.cached,
-            dtype=getattr(torch, self.recipe.dtype),
-            rank=self.rank,
-            world=self.world,
-        )
 
     def look(self) -> dict[str, float]:
         """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's."""

@@ -379,6 +379,24 @@ def test_abbreviations_are_honoured_under_the_hook(
     assert done.stderr.splitlines()[-1].startswith("e2rank: --pooling cls: model ")
 
 
+def test_our_runner_is_the_same_where_the_hook_is_installed(
+    beir: Path, model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path
+):
+    import pandas
+
+    ours = (hooked, "-m", "e2rank_pyserini", "pyserini")
+    program(*ours, "encode", *encode_words(beir, model_path, tmp_path / "index"), "--max-length", "8")
+    texts = [" ".join(filter(None, (one.title, one.text))) for one in documents(str(beir))]
+    expected = E2RankEncoder.load(document_spec(str(model_path), Asked(max_length=8)), device="cpu")
+    found = DenseIndex(tmp_path / "index").index.reconstruct_n(0, len(texts))
+    np.testing.assert_allclose(found, expected.encode_documents(texts), atol=1e-5)
+    words = ["--topics", str(topics_file), "--encoder", str(model_path), "--output", str(tmp_path / "q.pkl")]
+    program(*ours, "encode.query", *words)
+    frame = pandas.read_pickle(tmp_path / "q.pkl")
+    vectors = E2RankEncoder.load(str(model_path), device="cpu").encode_queries(frame["text"].tolist())
+    np.testing.assert_allclose(np.stack(frame["embedding"]), vectors, atol=1e-6)
+
+
 def test_what_was_typed_is_honoured_or_refused(tiny_model: Path):
     name = str(tiny_model)
     assert document_spec(name, Asked(max_length=9)).lengths.document == 9

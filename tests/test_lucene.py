@@ -1,0 +1,97 @@
+"""Lucene indexes as corpora: what lives in them, by the ids and texts that Lucene itself gives."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from e2rank_pyserini.cli import main
+from e2rank_pyserini.corpus import documents, lucene_document, lucene_searcher, parse_document
+from e2rank_pyserini.pyserini.bm25 import CORPUS, build_lucene
+from e2rank_pyserini.texts import opened_texts
+from e2rank_pyserini.types import Document, E2RankError
+
+
+@pytest.fixture
+def lucene(beir: Path, tmp_path: Path) -> Path:
+    build_lucene(documents(str(beir)), tmp_path / "lucene", "x")
+    return tmp_path / "lucene"
+
+
+def test_deleted_documents_are_none_of_the_corpus(lucene: Path, beir: Path):
+    from jnius import autoclass
+
+    expected = {document.docid for document in documents(str(beir))}
+    places = autoclass("java.io.File")(str(lucene)).toPath()
+    writer = autoclass("org.apache.lucene.index.IndexWriter")(
+        autoclass("org.apache.lucene.store.FSDirectory").open(places),
+        autoclass("org.apache.lucene.index.IndexWriterConfig")(),
+    )
+    writer.deleteDocuments(autoclass("org.apache.lucene.index.Term")("id", "007"))
+    writer.commit()
+    writer.close()
+    assert "007" in expected
+    assert lucene_searcher(str(lucene)).num_docs == len(expected)  # which still counts it
+    found = [document.docid for document in documents(str(lucene))]
+    assert sorted(found) == sorted(expected - {"007"})
+    texts = opened_texts(str(lucene))
+    assert "007" not in texts
+    assert len(texts) == len(found)
+    assert list(texts) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "contents", "expected"),
+    [
+        ('{"_id": "other", "id": "d", "title": "T", "text": "a"}', "T a", Document("d", "T", "a")),
+        ('{"pid": "d", "docid": "whole", "passage": "a"}', None, Document("d", "", "a")),
+        ('{"title": "T", "contents": "a"}', None, Document("d", "T", "a")),
+        ("<DOC><DOCNO>d</DOCNO> a </DOC>", " a ", Document("d", "", "a")),
+        (None, "a", Document("d", "", "a")),
+    ],
+)
+def test_a_stored_document_has_lucenes_id(raw: str | None, contents: str | None, expected: Document):
+    stored = SimpleNamespace(docid=lambda: "d", raw=lambda: raw, contents=lambda: contents)
+    assert lucene_document(stored, "index") == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("<DOC>a</DOC>", "index: document d: its raw text is not JSON; build the index with -storeContents"),
+        (None, "index: holds no texts; build it with -storeRaw"),
+    ],
+)
+def test_a_stored_document_without_a_text_is_refused(raw: str | None, message: str):
+    stored = SimpleNamespace(docid=lambda: "d", raw=lambda: raw, contents=lambda: None)
+    with pytest.raises(E2RankError, match=f"^{re.escape(message)}$"):
+        lucene_document(stored, "index")
+
+
+@pytest.mark.parametrize(
+    ("row", "docid"),
+    [
+        ({"_id": "b", "id": "a"}, "a"),  # as pyserini.encode takes it
+        ({"docid": "b", "_id": "a"}, "a"),
+        ({"docid": "msmarco_doc_00_0", "pid": "msmarco_passage_00_0"}, "msmarco_passage_00_0"),
+        ({"docid": "msmarco_v2.1_doc_00_0#0_0"}, "msmarco_v2.1_doc_00_0#0_0"),
+    ],
+)
+def test_of_several_ids_pyserinis_is_taken(row: dict[str, str], docid: str):
+    assert parse_document(json.dumps({**row, "segment": "x"}), "here:1") == Document(docid, "", "x")
+
+
+def test_another_programs_index_of_another_corpus_is_refused(
+    lucene: Path, beir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (lucene / CORPUS).unlink()  # as if Pyserini had built it
+    words = ["--topics", str(beir / "queries.jsonl"), "--output", str(tmp_path / "run")]
+    assert main(["bm25", "--corpus", str(beir), "--index", str(lucene), *words]) == 0
+    (tmp_path / "other.jsonl").write_text('{"_id": "x1", "text": ""}\n{"_id": "x2", "text": "wing"}\n')
+    capfd.readouterr()
+    assert main(["bm25", "--corpus", str(tmp_path / "other.jsonl"), "--index", str(lucene), *words]) == 1
+    assert f"{lucene}: lacks document x2 of {tmp_path / 'other.jsonl'}" in capfd.readouterr().err
+    assert main(["bm25", "--corpus", str(lucene), "--index", str(tmp_path / "no"), *words]) == 1
+    assert "is a Lucene index, which is searched itself" in capfd.readouterr().err
