@@ -7,6 +7,7 @@ from pathlib import Path
 from e2rank_pyserini import catalog
 from e2rank_pyserini.corpus import LUCENE, cached_lucene
 from e2rank_pyserini.datasets import SPLIT, dataset, local_file
+from e2rank_pyserini.exclusions import Exclusions
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.published import BEIR
 from e2rank_pyserini.types import E2RankError, Qrels
@@ -42,6 +43,10 @@ class Benchmark:
     def qrels(self) -> Qrels:
         return dataset(self.folder, self.split).qrels()
 
+    def excluded(self) -> Exclusions:
+        """What its topics are not given."""
+        return dataset(self.folder, self.split).excluded() or {}
+
     def topics_files(self) -> list[Path]:
         """What a run's topics are made from: a folder's are those that are judged. And what they are not given."""
         found = dataset(self.folder, self.split)
@@ -69,10 +74,11 @@ class Benchmark:
     def reranked(self, first: Path, model: str, how: str) -> Path:
         """make's name of a reranked run; `how` is e2rank (the listwise prompt) or query.
 
-        A first stage that is not in runs/ adds a checksum: two may have the same name.
+        A first stage that make did not make adds a checksum: two may have the same name.
         """
+        own = [f"{self.topics}.{end}.trec" for end in ("bm25", f"{mark(model)}.dense", f"{mark(model)}.hybrid")]
         stem = first.name.removesuffix(".gz").rpartition(".")[0]
-        if first.parent != Path("runs") or first.suffix != ".trec":
+        if first.parent != Path("runs") or first.name not in own:
             stem += f"-{_checksum(first)}"
         before = "" if stem.startswith(f"{self.topics}.") else f"{self.topics}."
         after = "" if f".{mark(model)}." in first.name else f".{mark(model)}"

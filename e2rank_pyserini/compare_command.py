@@ -18,14 +18,14 @@ def compare(arguments: Namespace) -> None:
     from e2rank_pyserini.comparison import changes, extremes, moved
     from e2rank_pyserini.comparison import compare as compared
     from e2rank_pyserini.inputs import topics_of
-    from e2rank_pyserini.judged import judged_runs
+    from e2rank_pyserini.judged import judged_runs, once
     from e2rank_pyserini.types import E2RankError
 
     if (arguments.corpus or arguments.topics) and not arguments.gains:
         raise E2RankError(f"--{'corpus' if arguments.corpus else 'topics'} goes with --gains N")
     if arguments.json and arguments.gains:
         raise E2RankError("--gains prints lines: --json does not go with it")
-    data, qrels, relevance, runs = judged_runs(arguments, (arguments.baseline, *arguments.runs))
+    data, qrels, relevance, runs = judged_runs(arguments, once([arguments.baseline, *arguments.runs]))
     topics = topics_of(arguments, data) if arguments.gains and (arguments.topics or data) else {}
     rows = compared(
         runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed
@@ -73,10 +73,14 @@ def _table(rows: "list[Row]", measure: str) -> str:
         if row is rows[0]:
             line += " " * (len(head) - len(line))
         else:
-            line += f"  {100 * row.difference:+7.2f}  {row.p:7.4f}  {row.holm:7.4f}"
+            line += f"  {100 * row.difference:+7.2f}  {_p(row.p)}  {_p(row.holm)}"
             line += f"  {row.wins:5}  {row.losses:5}  {row.ties:5}  {row.robustness:+5.2f}"
         lines.append(f"{line}  {100 * row.judged:9.1f}")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:7.4f}" if value >= 0.0001 else "< .0001"
 
 
 def add_compare_parser(

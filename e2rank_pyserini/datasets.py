@@ -40,10 +40,11 @@ class Dataset:
 
     def topics(self) -> Topics:
         """The topics; of a folder with qrels for the split, those that are judged."""
-        topics = read_topics(self.topics_file())
         if self.folder is None or (self.split == SPLIT and not _split_file(self.folder, self.split).exists()):
-            return topics
-        judged = {qid: topics[qid] for qid in self.qrels() if qid in topics}
+            return read_topics(self.topics_file())
+        qrels = self.qrels()
+        topics = read_topics(self.topics_file(), qrels)
+        judged = {qid: topics[qid] for qid in qrels if qid in topics}
         if not judged:
             raise E2RankError(f"{self.folder}: no judged topic of split {self.split!r} is in queries.jsonl")
         return judged

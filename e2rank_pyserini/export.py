@@ -149,6 +149,9 @@ def _card(encoder: E2RankEncoder, task: str) -> str:
     adapter = ", its adapter merged" if spec.adapter is not None else ""
     dtype = encoder.dtype_name
     release = " 6 or newer" if spec.lengths.query != spec.lengths.document else ""
+    exact = ""
+    if dtype != "float32":
+        exact = f", but for the rounding to\n{dtype} (of lengths too: normalise before you take inner products)"
     told = f" under the task “{task}”" if "{task}" in spec.query else ""
     return f"""---
 library_name: sentence-transformers
@@ -159,7 +162,7 @@ tags: [sentence-transformers, feature-extraction, retrieval, e2rank]
 
 The model `{name}` (identity `{encoder.identity}`{adapter}) in {dtype}, written by `e2rank export` of e2rank_pyserini.
 The weights keep the licence of the model. Vectors have {encoder.dim} dimensions and length 1 and equal those of
-e2rank_pyserini. Documents are cut to {spec.lengths.document} tokens, queries{told} to {spec.lengths.query}.
+e2rank_pyserini{exact}. Documents are cut to {spec.lengths.document} tokens, queries{told} to {spec.lengths.query}.
 
 With sentence-transformers{release}:
 

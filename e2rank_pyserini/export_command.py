@@ -1,5 +1,6 @@
 """`e2rank export`: a model as a folder of sentence-transformers."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ def export(arguments: Namespace) -> None:
     check_replaceable(directory, overwrite=arguments.overwrite)
     spec = catalog.model(arguments.encoder, arguments.like)
     task = catalog.dataset(arguments.dataset).retrieval_task if arguments.dataset else arguments.task or RETRIEVAL_TASK
+    if arguments.task and "{task}" not in spec.query:
+        print(f"e2rank export: {spec.name}'s queries say no task: that was named in vain", file=sys.stderr)
     query_prompt(spec, task)  # what it refuses, before the weights are read
     encoder = E2RankEncoder.load(spec, device="cpu", dtype=arguments.dtype)
     write(encoder, directory, task=task, overwrite=arguments.overwrite)

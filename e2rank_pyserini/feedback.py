@@ -33,16 +33,23 @@ def rocchio(query: Vectors, documents: Vectors, *, alpha: float = 1.0, beta: flo
 
 
 def prf_vectors(
-    read: Run, queries: Queries, texts: Mapping[str, str], index: VectorStore, encoder: Encoder, rule: Rule
+    read: Run,
+    queries: Queries,
+    texts: Mapping[str, str],
+    index: VectorStore,
+    encoder: Encoder,
+    rule: Rule,
+    *,
+    encoded: dict[str, Vectors] | None = None,
 ) -> dict[str, Vectors]:
     """qid -> (dim,) of length 1: `rule` on each query's vector and those of the documents in `read`.
 
-    Documents that the index lacks are encoded from `texts`. Raises E2RankError for a query without documents, and when
-    a sum is zero.
+    Documents that the index lacks are encoded from `texts`, as `reranking.gathered` does. Raises E2RankError for a
+    query without documents, and when a sum is zero.
     """
     depth = max(map(len, read.values()), default=0)
     found: dict[str, Vectors] = {}
-    for qid, _, vectors in gathered(read, texts, index, encoder, depth=depth):
+    for qid, _, vectors in gathered(read, texts, index, encoder, depth=depth, encoded=encoded):
         if not len(vectors):
             raise E2RankError(f"query {qid}: no documents to feed back")
         vector = rule(queries[qid], vectors)

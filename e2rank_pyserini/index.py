@@ -130,6 +130,7 @@ class DenseIndex:
         """
         asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
         flat = isinstance(self.index, self.faiss.IndexFlat)
+        self._look_far(many)
         scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
         if not rows.max(initial=-1) >= 0 and len(rows):
             raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
@@ -202,6 +203,14 @@ class DenseIndex:
                 f"{self.directory}: expected vectors of length 1, found one of length {lengths[wrong]:.3f} (document "
                 f"{self.docids[wrong]}); encode with --l2-norm"
             )
+
+    def _look_far(self, hits: int) -> None:
+        """An HNSW graph is searched with room for all hits asked for: FAISS keeps 16 in view unless told."""
+        inner = self.index
+        while isinstance(inner, self.faiss.IndexPreTransform):
+            inner = self.faiss.downcast_index(inner.index)
+        if isinstance(inner, self.faiss.IndexHNSW):
+            inner.hnsw.efSearch = max(inner.hnsw.efSearch, hits)
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""

@@ -137,7 +137,9 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
     ivf = faiss_module().try_extract_index_ivf(index)
     try:
         if not index.is_trained:
-            index.train(_training_sample(index, blocks))
+            sample = _training_sample(index, blocks)
+            _train_transformations(index, sample)
+            index.train(sample)
         for number, block in enumerate(blocks()):
             index.add(np.ascontiguousarray(block))
             if number == 0:  # with few vectors: it makes a map of them
@@ -148,6 +150,21 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
         raise E2RankError(
             f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {reason(error)}"
         ) from error
+
+
+def _train_transformations(index: Any, sample: Vectors) -> None:
+    """Train what turns vectors before they are stored, and have it turn alone: where it centres them too, as PCA does,
+    products of what is left are no longer those of the vectors, and rank otherwise."""
+    faiss = faiss_module()
+    if not isinstance(index, faiss.IndexPreTransform):
+        return
+    for number in range(index.chain.size()):
+        step = faiss.downcast_VectorTransform(index.chain.at(number))
+        if not step.is_trained:
+            step.train(sample)
+        if getattr(step, "have_bias", False):
+            step.have_bias = False
+        sample = step.apply(sample)
 
 
 def _check_given_back(index: Any, ivf: Any, factory: str) -> None:

@@ -35,6 +35,21 @@ def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
     return Judged(data, qrels, relevance, list(zip(names(paths), runs, strict=True)))
 
 
+def once(paths: Sequence[str]) -> list[str]:
+    """Each file once, as `compare runs/a.trec runs/*.trec` does not name them: all count in Holm's family.
+
+    Raises E2RankError where there is but one.
+    """
+    kept: dict[Path, str] = {}
+    for path in paths:
+        kept.setdefault(Path(path).resolve(), path)
+    if len(kept) < 2:
+        raise E2RankError(f"{paths[0]}: is the baseline and all runs; expected another run")
+    if len(kept) < len(paths):
+        print(f"runs that are named again count once ({len(paths) - len(kept)} such)", file=sys.stderr)
+    return list(kept.values())
+
+
 def tell_lacking(path: str, run: Run, qrels: Qrels) -> None:
     """Say so where a run has no hits for some judged topics."""
     lacking = len(qrels.keys() - run.keys())

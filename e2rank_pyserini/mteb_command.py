@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def mteb(arguments: Namespace) -> None:
     encoder = loaded_encoder(arguments, None)
     model = ListwiseMtebModel(encoder, arguments.window) if arguments.listwise else MtebModel(encoder)
     output = Path(arguments.output)
+    _tell_short_queries(tasks, encoder.spec)
     rows = []
     for task, result in zip(tasks, evaluate(model, tasks, output, overwrite=arguments.overwrite), strict=True):
         name = task.metadata.name
@@ -49,6 +50,21 @@ def _be_quiet() -> None:
     datasets.disable_progress_bars()
     for name in ("datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _tell_short_queries(tasks: Iterable[Any], spec: Any) -> None:
+    """Say so where a task's queries are longer elsewhere: those of BRIGHT are read whole by the other commands."""
+    from e2rank_pyserini import catalog
+
+    for task in tasks:
+        found = [catalog.dataset_of_mteb_task(task.metadata.name, subset) for subset in task.hf_subsets]
+        most = min(max((one.query_length or 0 for one in found if one), default=0), spec.lengths.prompt)
+        if most > spec.lengths.query:
+            print(
+                f"{task.metadata.name}: queries are cut to {spec.lengths.query} tokens; other commands read up "
+                f"to {most} (--query-length {most})",
+                file=sys.stderr,
+            )
 
 
 def _report(name: str, model: Any, listwise: bool, path: Path) -> None:

@@ -4,12 +4,13 @@ DIR/results/MODEL/REVISION/TASK.json            mteb's own (ResultCache; of --li
 DIR/results/MODEL/REVISION/encoded/TASK.json    ours, written last: a task that has it is complete
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini import __version__
+from e2rank_pyserini import __version__, fingerprint
 from e2rank_pyserini.catalog import near_miss
 from e2rank_pyserini.mteb_model import MtebModel
 from e2rank_pyserini.trec import atomic, check_writable
@@ -52,6 +53,21 @@ def tasks_named(names: Sequence[str]) -> list[Any]:
 def _extent(task: Any) -> dict[str, list[str]]:
     """The parts of its data that a task evaluates: a benchmark may take some of its languages alone."""
     return {"subsets": sorted(task.hf_subsets), "splits": sorted(task.eval_splits)}
+
+
+def _clone(task: Any) -> Path | None:
+    """The folder where `datasets` finds a task's data set before it asks the hub; None where there is none."""
+    place = Path.cwd() / str((getattr(task.metadata, "dataset", None) or {}).get("path"))
+    return place if place.is_dir() else None
+
+
+def _data(task: Any) -> str | None:
+    """What tells the data of a task's clone from others; None of the hub's, whose revision mteb has."""
+    clone = _clone(task)
+    if clone is None:
+        return None
+    files = [path for path in clone.rglob("*") if path.is_file() and ".git" not in path.relative_to(clone).parts]
+    return fingerprint.of_files(sorted(files))
 
 
 def evaluate(model: MtebModel, tasks: Iterable[Any], output: Path, *, overwrite: bool = False) -> Iterator[Any]:
@@ -118,20 +134,34 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
 
 def _load(task: Any) -> None:
     try:
-        task.load_data()
+        with _cache_of(_data(task)):
+            task.load_data()
     except Exception as error:
         path = task.metadata.dataset["path"]
-        clone = Path.cwd() / path  # `datasets` looks there before it asks the hub
-        if clone.is_dir():
+        if clone := _clone(task):
             why = f"its data set in {clone} is not readable"
             while isinstance(error.__cause__, Exception):  # the library's own words say less than what it met
                 error = error.__cause__
         else:
             why = (
                 f"its data set {path} is not on this machine and the hub did not give it; put a clone of that "
-                f"repository into {clone}"
+                f"repository into {Path.cwd() / path}"
             )
         raise E2RankError(f"task {task.metadata.name}: {why}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _cache_of(data: str | None) -> Iterator[None]:
+    """A cache of its own for a clone: `datasets` tells two folders of one name by their README alone."""
+    import datasets
+
+    kept = datasets.config.HF_DATASETS_CACHE
+    if data is not None:
+        datasets.config.HF_DATASETS_CACHE = Path(kept) / f"clone-{data}"
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = kept
 
 
 def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
@@ -139,10 +169,10 @@ def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
     path = _noted(model, output, task.metadata.name)
     if not path.exists() or not result_path(model, output, task.metadata.name).exists():
         return False
-    asked = {**model.settings, **_extent(task)}
+    asked = {**model.settings, **_extent(task), "data": _data(task)}
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
-        settings = {**note["settings"], **note["extent"]}
+        settings = {**note["settings"], **note["extent"], "data": note.get("data")}
         other = [key for key, value in asked.items() if settings[key] != value]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise E2RankError(f"{path}: not a file that `e2rank mteb` wrote; --overwrite replaces it") from error
@@ -163,6 +193,7 @@ def _write_note(model: MtebModel, task: Any, output: Path) -> None:
         "type": task.metadata.type,
         "settings": model.settings,
         "extent": _extent(task),
+        "data": _data(task),
         "encoded": model.encoded[name],
         "versions": {"e2rank_pyserini": __version__},
     }

@@ -156,10 +156,13 @@ class ListwiseMtebModel(MtebModel):
         num_proc: int | None = None,
         **_: Any,
     ) -> dict[str, dict[str, float]]:
-        """qid -> docid -> score, at most `top_k` a query. Without candidates, mteb's own search by `encode`."""
-        if top_ranked is None:
+        """qid -> docid -> score, at most `top_k` a query. Without candidates, mteb's own search by `encode`.
+
+        So where a task retrieves: BRIGHT's give as candidates whatever a query does not exclude.
+        """
+        if top_ranked is None or "Reranking" not in task_metadata.type:
             known = dict(task_metadata=task_metadata, hf_split=hf_split, hf_subset=hf_subset, num_proc=num_proc)
-            return self._search_plainly(queries, top_k, encode_kwargs=encode_kwargs, **known)
+            return self._search_plainly(queries, top_k, top_ranked, encode_kwargs=encode_kwargs, **known)
         part = (hf_split, hf_subset)
         topics = dict(zip(queries["id"], _texts(queries, task_metadata, "query"), strict=True))
         candidates = {qid: set(top_ranked.get(qid, ())) for qid in topics}
@@ -178,12 +181,12 @@ class ListwiseMtebModel(MtebModel):
             scores[qid] = dict(order(docids, _rows(vectors, docids), enhanced[qid])[:top_k])
         return scores
 
-    def _search_plainly(self, queries: Any, top_k: int, **known: Any) -> dict[str, dict[str, float]]:
+    def _search_plainly(self, queries: Any, top_k: int, top_ranked: Any, **known: Any) -> dict[str, dict[str, float]]:
         from mteb.models.search_wrappers import SearchEncoderWrapper
 
         plain = SearchEncoderWrapper(self)
         plain.index(self._corpus, **known)
-        found: dict[str, dict[str, float]] = plain.search(queries, top_k=top_k, **known)
+        found: dict[str, dict[str, float]] = plain.search(queries, top_k=top_k, top_ranked=top_ranked, **known)
         return found
 
     def _prompts(

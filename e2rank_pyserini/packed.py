@@ -36,6 +36,11 @@ def fits(network: Any) -> bool:
     )
 
 
+def spares(network: Any) -> bool:
+    """Whether `Packed` leaves out what the last layer would make of tokens whose states nobody asked for."""
+    return bool(network.dtype != torch.float32)
+
+
 def is_causal(network: Any) -> bool:
     """Whether every attention of the network looks back only, by what Transformers' modules and configuration say."""
     attentions = [module.is_causal for module in network.modules() if hasattr(module, "is_causal")]
@@ -55,7 +60,8 @@ class Packed:
         """Ids (N,) of rows of these `lengths`, end to end -> their last hidden states (N, D).
 
         `wanted` (M,): the numbers of the tokens whose states are asked for, (M, D); of the others, the last layer gives
-        keys and values alone.
+        keys and values alone (but in float32, where what a product of a few rows gives depends on which of them it is:
+        equal texts shall have equal vectors).
         """
         positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))
         hidden = self.network.embed_tokens(ids)
@@ -65,13 +71,14 @@ class Packed:
         attend = _attention(hidden, lengths, self.room)
         for number, layer in enumerate(self.layers, start=1):
             attended = _attended(layer, hidden, turns, attend, self.room)
-            if wanted is not None and number == len(self.layers):
-                hidden, attended = hidden[wanted], attended[wanted]
+            if wanted is not None and number == len(self.layers) and spares(self.network):
+                hidden, attended, wanted = hidden[wanted], attended[wanted], None
             hidden.add_(
                 _mapped(attended, layer.output.weight, layer.output.bias, self.room("out", hidden, *hidden.shape))
             )
             hidden.add_(_transformed(layer, hidden, self.room))
-        return _normed(hidden, self.network.norm.weight, self.network.norm.variance_epsilon)
+        states = _normed(hidden, self.network.norm.weight, self.network.norm.variance_epsilon)
+        return states if wanted is None else states[wanted]
 
 
 class Room:

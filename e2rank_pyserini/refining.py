@@ -63,6 +63,7 @@ class Refining:
         self.encoder = loaded_encoder(arguments, self.index, self.data)
         check_index(self.index, self.encoder, arguments, self.data)
         self.texts: dict[str, str] = {}
+        self.encoded: dict[str, Vectors] = {}  # of documents that the index lacks
         most = self.encoder.spec.window if arguments.by == "prompt" else _PRF_WINDOW
         self.window = arguments.window or (most if whole else min(most, arguments.depth))
         self.reads_task = reads_task(arguments, self.encoder.spec, plain=arguments.by == "query")
@@ -132,7 +133,7 @@ class Refining:
         weights = {"alpha": arguments.rocchio_alpha, "beta": arguments.rocchio_beta}
         given = {key: value for key, value in weights.items() if value is not None}
         rule = average if arguments.by == "average" else functools.partial(rocchio, **given)
-        return prf_vectors(read, self.queries, self.texts, self.index, self.encoder, rule)
+        return prf_vectors(read, self.queries, self.texts, self.index, self.encoder, rule, encoded=self.encoded)
 
     def write(self, run: Run, what: str) -> None:
         """The run, its record, and what was cut or encoded on the way, on stderr."""
@@ -169,7 +170,8 @@ class Refining:
             found = search_again(vectors, self.index, hits=asked)
             tell_few("feedback", found, asked, len(self.index), hits)
             return admitted(found, self.excluded, hits)[0]
-        return rescore(run, vectors, self.texts, self.index, self.encoder, depth=self.arguments.depth)
+        depth = self.arguments.depth
+        return rescore(run, vectors, self.texts, self.index, self.encoder, depth=depth, encoded=self.encoded)
 
     def _slid(self, run: Run) -> Run:
         return slide(

@@ -27,7 +27,7 @@ def report(arguments: Namespace) -> None:
     from e2rank_pyserini.directories import built_aside, check_replaceable
     from e2rank_pyserini.evaluation import per_topic
     from e2rank_pyserini.inputs import topics_of
-    from e2rank_pyserini.judged import judged_runs
+    from e2rank_pyserini.judged import judged_runs, once
     from e2rank_pyserini.provenance import of_run
     from e2rank_pyserini.report import SHOWN, entries, sweeps
     from e2rank_pyserini.types import E2RankError
@@ -41,7 +41,7 @@ def report(arguments: Namespace) -> None:
         from e2rank_pyserini.pictures import pictures
     except ImportError as error:
         raise E2RankError("a report needs matplotlib; pip install 'e2rank-pyserini[eval]'") from error
-    paths = [arguments.baseline, *arguments.runs]
+    paths = once([arguments.baseline, *arguments.runs])
     data, qrels, relevance, named = judged_runs(arguments, paths)
     topics = topics_of(arguments, data) if arguments.topics or data else {}
     runs = [run for _, run in named]

@@ -55,6 +55,8 @@ def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
         if getattr(arguments, option) is not None and by not in readers:
             what = "reads no documents" if by == "query" else "reads no such thing"
             raise E2RankError(f"--by {by} {what}: --{option.replace('_', '-')} does not go with it")
+    if by == "query" and arguments.passes > 1:
+        raise E2RankError("--by query reads no documents: --passes does not go with it")
     if arguments.seed is not None and arguments.order != "shuffle":
         raise E2RankError("--seed goes with --order shuffle")
     if arguments.task == "dataset" and not arguments.dataset:
@@ -69,6 +71,8 @@ def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
         raise E2RankError("--stride slides over whole windows: --interpolate and --adaptive do not go with it")
     if arguments.stride and not arguments.window:
         raise E2RankError("--stride needs --window")
+    if arguments.stride and arguments.stride > arguments.window:
+        raise E2RankError(f"stride {arguments.stride}: expected 1 to window ({arguments.window})")
     if len(weights) < len(arguments.interpolate or ()):
         raise E2RankError("--interpolate: a score is named twice")
     unknown = sorted(weights.keys() - {"first", "query", by})

@@ -78,16 +78,17 @@ def rescore(
     *,
     depth: int = DEPTH,
     cut: bool = False,
+    encoded: dict[str, Vectors] | None = None,
 ) -> Run:
     """The first `depth` hits of every query by cosine with its vector in `queries`, (dim,) of length 1.
 
     Scores are float32 cosines; ties keep the order of the run. Documents that the index lacks are encoded on the fly
-    from `texts` (E2RankError when one is not there). Hits below `depth` follow in their order under scores of at most
-    -1, or go with `cut`.
+    from `texts` (E2RankError when one is not there), unless they are in `encoded`, to which they are added. Hits below
+    `depth` follow in their order under scores of at most -1, or go with `cut`.
     """
     check_known(run, queries)
     rescored: Run = {}
-    for qid, candidates, vectors in gathered(run, texts, index, encoder, depth=depth):
+    for qid, candidates, vectors in gathered(run, texts, index, encoder, depth=depth, encoded=encoded):
         with timed("score"):
             rescored[qid] = order(candidates, vectors, queries[qid])
         rescored[qid] += [] if cut else below(run[qid], depth)
@@ -100,15 +101,22 @@ def below(hits: Sequence[Hit], depth: int) -> list[Hit]:
 
 
 def gathered(
-    run: Run, texts: Mapping[str, str], index: VectorStore, encoder: Encoder, *, depth: int
+    run: Run,
+    texts: Mapping[str, str],
+    index: VectorStore,
+    encoder: Encoder,
+    *,
+    depth: int,
+    encoded: dict[str, Vectors] | None = None,
 ) -> Iterator[tuple[str, list[str], Vectors]]:
     """(qid, docids, vectors) of every query's first `depth` hits, vectors (n, dim), unit rows.
 
-    Stored vectors are read in one call for many queries; what the index lacks is encoded from `texts` (E2RankError
-    when one is not there).
+    Stored vectors are read in one call for many queries; what the index and `encoded` lack is encoded from `texts`
+    (E2RankError when one is not there), and added to `encoded`.
     """
-    absent = missing(run, index, depth=depth)
-    encoded = dict(zip(absent, encoder.encode_documents([_text(texts, docid) for docid in absent]), strict=True))
+    encoded = {} if encoded is None else encoded
+    absent = [docid for docid in missing(run, index, depth=depth) if docid not in encoded]
+    encoded |= zip(absent, encoder.encode_documents([_text(texts, docid) for docid in absent]), strict=True)
     for qids in _groups(run):
         docids = [[hit.docid for hit in run[qid][:depth]] for qid in qids]
         together = [docid for row in docids for docid in row]

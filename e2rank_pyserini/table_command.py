@@ -63,6 +63,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
     """The rows of one data set; makes the runs that are missing or older than what they are made from."""
     from e2rank_pyserini import catalog
     from e2rank_pyserini.evaluation import evaluate
+    from e2rank_pyserini.exclusions import admitted
     from e2rank_pyserini.judged import tell_lacking
     from e2rank_pyserini.loading import identity_of
     from e2rank_pyserini.published import beside
@@ -79,7 +80,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
     if not _is_fresh(whole, one.corpus, identity):  # only what is rescored needs a vector
         corpus, index = _candidates(one, stages), one.candidates(arguments.encoder)
         _encode(one, corpus, index, identity, encoder, command)
-    rows, qrels = [], one.qrels()
+    rows, qrels, excluded = [], one.qrels(), one.excluded()
     for stage, first in stages.items():
         runs = {"first": first, "prompt": one.reranked(first, arguments.encoder, "e2rank")}
         by: dict[str, list[str]] = {"prompt": []}
@@ -87,10 +88,11 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
             runs["query"] = one.reranked(first, arguments.encoder, "query")
             by["query"] = ["--by", "query", *_task(one, arguments.encoder)]
         for column, more in by.items():
-            if _stale(runs[column], first, index / "e2rank.json", *one.topics_files()):
+            made_from = (first, index / "e2rank.json", *one.topics_files())
+            if _stale(runs[column], *made_from) or not _is_of(runs[column], first):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
                 command(["rerank", *one.words, *encoder, *where, *more])
-        found = {key: read_run(path) for key, path in runs.items()}
+        found = {key: admitted(read_run(path), excluded)[0] for key, path in runs.items()}
         tell_lacking(str(first), found["first"], qrels)
         ours = {key: evaluate(run, qrels, relevance=one.spec.relevance) for key, run in found.items()}
         paper = {key: row.ndcg[one.name] for key, row in beside(model, stage).items() if one.name in row.ndcg}
@@ -145,8 +147,9 @@ def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
     from e2rank_pyserini.trec import atomic, read_run
 
     path = Path("indexes") / f"{one.topics}.candidates.jsonl"
-    if _stale(path, *stages.values(), Path(one.corpus)):
-        wanted = {hit.docid for run in stages.values() for hits in read_run(run).values() for hit in hits[:DEPTH]}
+    wanted = {hit.docid for run in stages.values() for hits in read_run(run).values() for hit in hits[:DEPTH]}
+    held = set() if _stale(path, Path(one.corpus)) else {document.docid for document in corpora.documents(str(path))}
+    if held != wanted:
         found = corpora.find_all(one.corpus, wanted)
         with atomic(path) as file:
             for docid in sorted(found):
@@ -158,6 +161,15 @@ def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
 def _stale(output: Path, *inputs: Path) -> bool:
     """make's rule: missing, or older than something it is made from."""
     return not output.exists() or any(output.stat().st_mtime < path.stat().st_mtime for path in inputs)
+
+
+def _is_of(reranked: Path, first: Path) -> bool:
+    """Whether the reranked run's record names these bytes as its first stage: a copied file may bear an old date."""
+    from e2rank_pyserini.fingerprint import sha256
+    from e2rank_pyserini.provenance import of_run
+
+    record = of_run(reranked, sha256(reranked))
+    return record is not None and record["inputs"]["run"]["sha256"] == sha256(first)
 
 
 def _averages(rows: list[Row], model: str) -> list[Row]:

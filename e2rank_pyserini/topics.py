@@ -3,7 +3,7 @@
 import collections
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -14,11 +14,12 @@ from e2rank_pyserini.types import E2RankError, Topics
 Rows = Iterator[tuple[int, str, str]]  # line (0: unknown), qid, query
 
 
-def read_topics(path: Path) -> Topics:
+def read_topics(path: Path, asked: Container[str] | None = None) -> Topics:
     """Topics from TSV, JSON, JSONL (BEIR's too), TREC `<top>`, track XML `<topic>` or CACM `<DOC>`; `.gz` too.
 
     The query is the one that Pyserini takes: the second column, the title. Raises E2RankError with file and line for
-    a topic without id or query, for an id with a blank or twice, and for a file that is none of these.
+    a topic without id or query, for an id with a blank or twice, and for a file that is none of these. With `asked`
+    those topics alone are given, and the others may be empty.
     """
     text = "\n".join(read_lines(path))
     if kind := re.search(r"<(top|topic|doc)[\s>]", text, re.I) if text.lstrip().startswith("<") else None:
@@ -33,12 +34,14 @@ def read_topics(path: Path) -> Topics:
         _check_unicode(qid + query, where)
         if qid.split() != [qid]:
             raise E2RankError(f"{where}: expected a query id without blanks, got {qid!r}")
+        if asked is not None and qid not in asked:
+            continue
         if not query.strip():
             raise E2RankError(f"{where}: the query of topic {qid} is empty")
         if qid in topics:
             raise E2RankError(f"{where}: topic {qid} appears twice")
         topics[qid] = query.strip()
-    if not topics:
+    if not topics and asked is None:
         raise E2RankError(f"{path}: no topics found")
     return topics
 

@@ -869,6 +869,12 @@ COMMANDS = [
     ("by-average-with-prompt", f"{RERANK} --by average --prompt card", "--by average reads no such thing: --prompt"),
     ("by-prompt-with-alpha", f"{FEEDBACK} --rocchio-alpha 1", "--by prompt reads no such thing: --rocchio-alpha"),
     ("seed-without-shuffle", f"{RERANK} --seed 3", "--seed goes with --order shuffle"),
+    (
+        "passes-of-query",
+        f"{RERANK} --by query --passes 2",
+        "--by query reads no documents: --passes does not go with it",
+    ),
+    ("depth-in-vain", f"{FEEDBACK} --depth 7", "--depth goes with --adaptive"),
     ("stride-without-window", f"{RERANK} --stride 3", "--stride needs --window"),
     ("stride-above-window", f"{RERANK} --stride 3 --window 2", "stride 3: expected 1 to window (2)"),
     ("stride-with-adaptive", f"{RERANK} --stride 1 --window 2 --adaptive 0.5", "--stride slides over whole windows"),

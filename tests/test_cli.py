@@ -14,6 +14,7 @@ import pytest
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
+from e2rank_pyserini.types import E2RankError
 from tests.reference import plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,10 @@ def test_documents_that_the_index_lacks_are_counted(
     rerank(toy_run, beir, tmp_path / "index", tmp_path / "half.trec")
     absent = {hit.docid for hits in read_run(toy_run).values() for hit in hits if int(hit.docid) >= 25}
     assert f"{len(absent)} documents encoded on the fly" in capsys.readouterr().err
+    words = ["--run", str(toy_run), "--dataset", str(beir), "--index", str(tmp_path / "index"), "--passes", "3"]
+    more = ["--by", "rocchio", "--interpolate", "rocchio=1", "query=1", "--output", str(tmp_path / "passes.trec")]
+    assert main(["rerank", *words, *more]) == 0  # each once, whatever reads it
+    assert f" {len(absent)} documents encoded on the fly" in capsys.readouterr().err
     rerank(toy_run, beir, tiny_index, tmp_path / "full.trec")
     half_run, full_run = read_run(tmp_path / "half.trec"), read_run(tmp_path / "full.trec")
     for qid, hits in full_run.items():  # encoded in other batches: equal but for the rounding of float32
@@ -312,7 +317,6 @@ def test_by_query_refuses_what_it_would_not_read(toy_run: Path, beir: Path, tiny
 
 def test_a_lucene_index_of_another_corpus_is_refused(tmp_path: Path):
     from e2rank_pyserini.pyserini.bm25 import CORPUS, check_corpus
-    from e2rank_pyserini.types import E2RankError
 
     (tmp_path / CORPUS).write_text("abc\n")
     check_corpus(tmp_path, "abc")
@@ -338,3 +342,17 @@ def test_bm25_says_how_many_topics_have_no_hits(
     told = "e2rank bm25: 5 of 6 topics have no hits and are not in the run"
     assert (told in capsys.readouterr().err.splitlines()) == (found == 1)
     assert len((tmp_path / "run").read_text().splitlines()) == found
+
+
+def test_an_empty_topic_that_is_not_judged_is_no_obstacle(beir: Path, tmp_path: Path):
+    from e2rank_pyserini.datasets import dataset
+
+    shutil.copytree(beir, tmp_path / "set")
+    expected = dataset(str(tmp_path / "set")).topics()
+    with (tmp_path / "set" / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "nobody-judged-it", "text": ""}\n')
+    assert dataset(str(tmp_path / "set")).topics() == expected
+    with (tmp_path / "set" / "qrels" / "test.tsv").open("a") as file:
+        file.write("nobody-judged-it\t001\t1\n")
+    with pytest.raises(E2RankError, match="the query of topic nobody-judged-it is empty"):
+        dataset(str(tmp_path / "set")).topics()

@@ -152,6 +152,35 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureF
         assert [json.loads(line)["run"] for line in printed] == [words[0], str(other)]
 
 
+def test_a_run_that_is_named_again_is_one_of_the_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """`compare old.trec *.trec` names the baseline among the runs."""
+    words = written(tmp_path)
+    assert main(["compare", *words, "--json"]) == 0
+    once = capsys.readouterr().out
+    assert main(["compare", words[0], words[1], *words, "--json"]) == 0
+    printed, told = capsys.readouterr()
+    assert printed == once
+    assert "runs that are named again count once (2 such)" in told
+    assert main(["compare", words[0], words[0], *words[2:]]) == 1
+    assert "old.trec: is the baseline and all runs; expected another run" in capsys.readouterr().err
+
+
+def test_p_values_too_small_to_print_are_not_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, places in (("old", (9, 8, 7)), ("new", (1, 2, 1))):
+        lines = [
+            f"q{topic} Q0 {'a' if rank == places[topic % 3] else f'x{rank}'} {rank} {-rank} x\n"
+            for topic in range(40)
+            for rank in range(1, 11)
+        ]
+        (tmp_path / f"{name}.trec").write_text("".join(lines))
+    (tmp_path / "qrels.txt").write_text("".join(f"q{topic} 0 a 1\n" for topic in range(40)))
+    words = [str(tmp_path / "old.trec"), str(tmp_path / "new.trec"), "--qrels", str(tmp_path / "qrels.txt")]
+    assert main(["compare", *words]) == 0
+    head, _, new = capsys.readouterr().out.splitlines()
+    assert len(head) == len(new)
+    assert "  < .0001  < .0001  " in new
+
+
 def test_topics_are_read_only_where_they_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -157,7 +157,20 @@ def test_half_the_bits(tiny_model: Path, tiny: Path, tmp_path: Path):
     folder = exported(str(tiny_model), tmp_path, "--dtype", "bfloat16")
     whole, half = ((place / "model.safetensors").stat().st_size for place in (tiny, folder))
     assert half < 0.55 * whole
+    card = (folder / "README.md").read_text()
+    assert "but for the rounding to\nbfloat16 (of lengths too: normalise before you take inner products). Doc" in card
+    assert "rounding" not in (tiny / "README.md").read_text()
+    theirs = sentence_transformer(folder).encode_document(TEXTS)
+    theirs = np.asarray(theirs, dtype=np.float32)
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    ours = E2RankEncoder.load(str(tiny_model), device="cpu", dtype="bfloat16").encode_documents(TEXTS)
+    assert (theirs * ours).sum(axis=1).min() > 0.999
     assert E2RankEncoder.load(str(folder), device="cpu").spec.dtype == "float32"  # the model's own setting, kept
+
+
+def test_a_task_in_vain_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    exported("minilm", tmp_path, "--task", "Find")
+    assert "minilm's queries say no task: that was named in vain" in capsys.readouterr().err
 
 
 def test_the_card_says_what_it_is(tiny_model: Path, tiny: Path):

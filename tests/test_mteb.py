@@ -347,6 +347,15 @@ def test_candidates_of_equal_cosines_are_read_by_their_texts(load: Callable[...,
     assert [docid for docid in seen[0] if docid != "d3"] == ["c2", "b1", "a0"]
 
 
+def test_listwise_leaves_retrieval_within_candidates_plain(load: Callable[..., Any], beir: Path, tmp_path: Path):
+    """BRIGHT's tasks give each query all documents but those that it excludes."""
+    given = {qid: [f"{number:03}" for number in range(40) if number != 7] for qid in candidates(beir)}
+    plain = run(MtebModel(load()), retrieval(beir, ToyRetrieval, given), tmp_path)
+    model = ListwiseMtebModel(load(), 4)
+    assert run(model, retrieval(beir, ToyRetrieval, given), tmp_path).scores == plain.scores
+    assert {note["as"] for note in model.encoded["ToyRetrieval"]} == {"query", "document"}
+
+
 def test_listwise_without_candidates_is_the_plain_search(load: Callable[..., Any], beir: Path, tmp_path: Path):
     plain = run(MtebModel(load()), retrieval(beir), tmp_path)
     model = ListwiseMtebModel(load())
@@ -513,6 +522,36 @@ def test_data_that_is_there_but_not_readable(tiny_model: Path, tmp_path: Path, c
     assert "JSON" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("scifact")
+def test_a_clone_that_changed_is_read_anew(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """`datasets` would give what it has in its cache of any clone with this README."""
+    words = ["mteb", "--encoder", str(tiny_model), "--tasks", "SciFact", "--output", str(tmp_path / "out"), "--json"]
+    assert main(words) == 0
+    before = json.loads(capsys.readouterr().out)["score"]
+    judged = tmp_path / "here" / "mteb" / "scifact" / "test.jsonl"
+    rows = [json.loads(line) for line in judged.read_text().splitlines()]
+    moved = [{**row, "corpus-id": f"{39 - int(row['corpus-id']):03}"} for row in rows]
+    judged.write_text("".join(json.dumps(row) + "\n" for row in moved))
+    assert main(words) == 1
+    assert "SciFact.json: was made with data " in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    after = json.loads(capsys.readouterr().out)["score"]
+    assert after != before
+    judged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([*words, "--overwrite"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == before
+
+
+@pytest.mark.usefixtures("scifact")
+def test_cut_queries_that_other_commands_read_whole_are_told(tiny_model: Path, tmp_path: Path, capsys):
+    words = ["mteb", "--encoder", str(tiny_model), "--tasks", "BrightBiologyRetrieval", "--output", str(tmp_path / "o")]
+    assert main(words) == 1  # its data are not here
+    told = "BrightBiologyRetrieval: queries are cut to 24 tokens; other commands read up to 512 (--query-length 512)\n"
+    assert told in capsys.readouterr().err
+    assert main([*words, "--query-length", "512"]) == 1
+    assert "are cut to" not in capsys.readouterr().err
 
 
 def test_without_mteb(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

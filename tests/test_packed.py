@@ -94,10 +94,14 @@ def test_states_of_some_tokens_are_those_of_all(network: Any, wanted: list[int])
     lengths, packed = [len(row) for row in ROWS], Packed(network)
     ids = torch.tensor([number for row in ROWS for number in row])
     expected = np.concatenate([plain.hidden_states(network, row) for row in ROWS])
+    half = Packed(copy.deepcopy(network).to(torch.bfloat16))
+    with torch.inference_mode():
+        whole = half(ids, lengths)[wanted].float()
     for _ in range(2):
         with torch.inference_mode():
-            found = packed(ids, lengths, torch.tensor(wanted))
+            found, spared = packed(ids, lengths, torch.tensor(wanted)), half(ids, lengths, torch.tensor(wanted))
         np.testing.assert_allclose(found.numpy(), expected[wanted], atol=1e-5)
+        np.testing.assert_allclose(spared.float().numpy(), whole.numpy(), atol=0.05)  # states of about 1
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "cls"])

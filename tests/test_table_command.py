@@ -121,7 +121,43 @@ def test_a_second_call_makes_nothing_and_a_changed_run_only_what_depends_on_it(
     later = max(path.stat().st_mtime for path in (*Path("runs").iterdir(), *Path("indexes").rglob("*"))) + 5
     os.utime(data / POOL / "runs" / "dl19.bm25.top100.trec", (later, later))
     table(asked(tiny_model, data), commands)
-    assert [words[0] for words in commands.words][:1] == ["index"]  # what is rescored may be other documents
+    assert [words[0] for words in commands.words] == ["rerank", "rerank"]
+
+
+def test_other_first_stages_are_seen_whatever_their_dates(
+    tiny_model: Path, toy_run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As `cp -p`, rsync and tar leave them."""
+    table(asked(tiny_model, data), Commands())
+    runs = data / POOL / "runs"
+    rows = {qid: [hit.docid for hit in hits[5:15]] for qid, hits in read_run(toy_run).items()}
+    for name in ("tasb", "dense1"):  # another one in its place, and one more
+        path = runs / f"dl19.{name}.top100.trec"
+        lines = [f"{qid} Q0 {docid} 1 {-rank} x\n" for qid, docids in rows.items() for rank, docid in enumerate(docids)]
+        path.write_text("".join(lines))
+        os.utime(path, (1e9, 1e9))
+    capsys.readouterr()
+    table(asked(tiny_model, data), Commands())
+    shown = {row["first_stage"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert shown["tasb"]["prompt"] == shown["dense1"]["prompt"]
+    for path in Path("runs").glob("*.trec"):
+        if ".tasb." in path.name or ".dense1." in path.name:
+            assert {hit.docid for hit in read_run(path)["007"]} == set(rows["007"])
+
+
+def test_excluded_documents_are_in_no_column(tiny_model: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    run = data / POOL / "runs" / "dl19.bm25.top100.trec"
+    qrels = read_qrels(data / POOL / "qrels" / "test-dl19.tsv")
+    rows = [f"{qid}\t{hit.docid}\n" for qid, hits in read_run(run).items() for hit in hits[:3]
+            if qid in qrels and hit.docid not in qrels[qid]]  # fmt: skip
+    assert rows
+    (data / POOL / "excluded").mkdir()
+    (data / POOL / "excluded" / "test-dl19.tsv").write_text("query-id\tcorpus-id\n" + "".join(rows))
+    table(asked(tiny_model, data), Commands())
+    found = json.loads(capsys.readouterr().out.splitlines()[0])
+    words = ["--dataset", str(data / POOL), "--split", "test-dl19", "--relevance", "2", "--json", str(run)]
+    assert main(["eval", *words]) == 0
+    assert found["first"]["nDCG@10"] == json.loads(capsys.readouterr().out)["nDCG@10"] != ndcg(run, data)
 
 
 def test_an_index_of_an_earlier_version_is_used(tiny_model: Path, data: Path):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from e2rank_pyserini.bench.yardstick import now
-from e2rank_pyserini.packed import fits, is_causal
+from e2rank_pyserini.packed import fits, is_causal, spares
 from e2rank_pyserini.types import E2RankError
 
 Shape = tuple[int, int]  # inputs, outputs of a linear map
@@ -44,7 +44,9 @@ class Work:
         self.attended = int(head * config.num_attention_heads)
         self.causal = is_causal(network)
         behind = [shape for name, shape in named.items() if not name.endswith(("q_proj", "k_proj", "v_proj"))]
-        self.spared = 2 * _weights(behind) // self.layers if pooling == "last" and fits(network) else 0
+        self.spared = (
+            2 * _weights(behind) // self.layers if pooling == "last" and fits(network) and spares(network) else 0
+        )
 
     def flops(self, lengths: Iterable[int]) -> float:
         """Texts of these many tokens, each read once.
