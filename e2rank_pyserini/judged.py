@@ -36,18 +36,15 @@ def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
 
 
 def once(paths: Sequence[str]) -> list[str]:
-    """Each file once, as `compare runs/a.trec runs/*.trec` does not name them: all count in Holm's family.
-
-    Raises E2RankError where there is but one.
-    """
+    """The baseline and the other runs, each file once: `compare runs/a.trec runs/*.trec` names the baseline again, and
+    all would count in Holm's family. Where there is but one file, it is compared with itself."""
     kept: dict[Path, str] = {}
     for path in paths:
         kept.setdefault(Path(path).resolve(), path)
-    if len(kept) < 2:
-        raise E2RankError(f"{paths[0]}: is the baseline and all runs; expected another run")
-    if len(kept) < len(paths):
-        print(f"runs that are named again count once ({len(paths) - len(kept)} such)", file=sys.stderr)
-    return list(kept.values())
+    found = list(kept.values()) if len(kept) > 1 else list(paths[:2])
+    if len(found) < len(paths):
+        print(f"runs that are named again count once ({len(paths) - len(found)} such)", file=sys.stderr)
+    return found
 
 
 def tell_lacking(path: str, run: Run, qrels: Qrels) -> None:
