@@ -195,6 +195,8 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
 
     if arguments.encoder:
         spec = catalog.model(arguments.encoder, arguments.like)
+    elif arguments.like and arguments.command != "data":  # which has it for scorers
+        raise E2RankError("--like goes with --encoder: the index says what its model is")
     elif opened is not None and opened.built_with is not None:
         spec = catalog.model_of_sidecar(opened.built_with, str(opened.directory))
     else:

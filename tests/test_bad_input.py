@@ -874,6 +874,7 @@ COMMANDS = [
         f"{RERANK} --by query --passes 2",
         "--by query reads no documents: --passes does not go with it",
     ),
+    ("like-without-encoder", f"{RERANK} --like minilm", "--like goes with --encoder"),
     ("depth-in-vain", f"{FEEDBACK} --depth 7", "--depth goes with --adaptive"),
     ("stride-without-window", f"{RERANK} --stride 3", "--stride needs --window"),
     ("stride-above-window", f"{RERANK} --stride 3 --window 2", "stride 3: expected 1 to window (2)"),
