@@ -253,7 +253,8 @@ def lucene_document(stored: Any, source: str) -> Document:
     docid, raw, contents = stored.docid(), stored.raw(), stored.contents()
     if raw is None and contents is None:
         raise E2RankError(f"{source}: holds no texts; build it with -storeRaw")
-    if raw is not None and raw.lstrip().startswith("{"):
+    readable = raw is not None and raw.lstrip().startswith("{")
+    if readable and (contents is None or any(f'"{key}"' in raw for key in _BODIES)):
         return parse_document(raw, f"{source}: {docid}", docid)
     if contents is None:
         raise E2RankError(f"{source}: document {docid}: its raw text is not JSON; build the index with -storeContents")

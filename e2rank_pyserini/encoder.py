@@ -139,12 +139,11 @@ class E2RankEncoder:
             return self.forward.stream(coming, len(texts))
 
     def _check_fit(self, tokenizer: Any) -> None:
-        positions = _positions(self.network)
+        places = positions(self.network)
         longest = max(self.spec.lengths.document, self.spec.lengths.query, self.spec.lengths.prompt)
-        if positions is not None and longest > positions:
+        if places is not None and longest > places:
             raise E2RankError(
-                f"model {self.spec.name}: lengths up to {longest} tokens were asked for, but it has "
-                f"{positions} positions"
+                f"model {self.spec.name}: lengths up to {longest} tokens were asked for, but it has {places} positions"
             )
         if self.spec.chat == "tokenizer" and not getattr(tokenizer, "chat_template", None):
             raise E2RankError(
@@ -198,19 +197,19 @@ def _whole(rows: list[Ids]) -> Part:
     return Part(rows, [len(row) for row in rows])
 
 
-def _positions(network: Any) -> int | None:
+def positions(network: Any) -> int | None:
     """How many tokens a row may have, None where nothing says so.
 
     RoBERTa's kind counts places from behind its padding's. Beyond its first length a longrope model turns every row of
     a batch as its longest wants it.
     """
-    positions = getattr(network.config, "max_position_embeddings", None)
+    found = getattr(network.config, "max_position_embeddings", None)
     rope = getattr(network.config, "rope_parameters", None) or getattr(network.config, "rope_scaling", None) or {}
     if rope.get("rope_type", rope.get("type")) == "longrope":
         first = rope.get("original_max_position_embeddings")
-        return first or getattr(network.config, "original_max_position_embeddings", None) or positions
+        return first or getattr(network.config, "original_max_position_embeddings", None) or found
     padding = getattr(getattr(getattr(network, "embeddings", None), "position_embeddings", None), "padding_idx", None)
-    return positions if positions is None or padding is None else positions - padding - 1
+    return found if found is None or padding is None else found - padding - 1
 
 
 def _eos_id(spec: ModelSpec, tokenizer: Any) -> int | None:

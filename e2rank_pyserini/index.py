@@ -97,6 +97,8 @@ class DenseIndex:
         if repeated := self.docids.repeated():
             raise E2RankError(f"{directory / 'docid'}: {repeated} docids appear more than once")
         self._direct_map = False
+        self._graph = self._hnsw()
+        self._reach = int(self._graph.efSearch) if self._graph is not None else 0
         if encoder is not None:
             self.check_model(encoder.record, encoder.dim)
 
@@ -130,7 +132,8 @@ class DenseIndex:
         """
         asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
         flat = isinstance(self.index, self.faiss.IndexFlat)
-        self._look_far(many)
+        if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
+            self._graph.efSearch = max(self._reach, many)
         scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
         if not rows.max(initial=-1) >= 0 and len(rows):
             raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
@@ -204,13 +207,13 @@ class DenseIndex:
                 f"{self.docids[wrong]}); encode with --l2-norm"
             )
 
-    def _look_far(self, hits: int) -> None:
-        """An HNSW graph is searched with room for all hits asked for: FAISS keeps 16 in view unless told."""
+    def _hnsw(self) -> Any:
+        """The HNSW graph of the index, behind a transformation or beside full vectors too; None of other kinds."""
         inner = self.index
-        while isinstance(inner, self.faiss.IndexPreTransform):
-            inner = self.faiss.downcast_index(inner.index)
-        if isinstance(inner, self.faiss.IndexHNSW):
-            inner.hnsw.efSearch = max(inner.hnsw.efSearch, hits)
+        while isinstance(inner, self.faiss.IndexPreTransform | self.faiss.IndexRefine):
+            inside = inner.index if isinstance(inner, self.faiss.IndexPreTransform) else inner.base_index
+            inner = self.faiss.downcast_index(inside)
+        return inner.hnsw if isinstance(inner, self.faiss.IndexHNSW) else None
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""

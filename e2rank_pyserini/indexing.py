@@ -146,6 +146,9 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
                 _check_given_back(index, ivf, factory)
         if ivf is not None:  # FAISS looks into one list unless told; the file keeps this, for Pyserini too
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
+            graph = faiss_module().downcast_index(ivf.quantizer)
+            if hasattr(graph, "hnsw"):  # finds the lists
+                graph.hnsw.efSearch = max(graph.hnsw.efSearch, 2 * ivf.nprobe)
     except RuntimeError as error:
         raise E2RankError(
             f"index type {factory!r}: FAISS could not build it from {sum(map(len, blocks()))} vectors: {reason(error)}"

@@ -21,7 +21,10 @@ from e2rank_pyserini.types import E2RankError, first_line
 
 PACKAGE = "pypi:"
 _AS_ADAPTER = f"name an adapter's base as `source` and the adapter as `adapter` in an {OWN_FILE}"
-_IN_A_LAYER = re.compile(r"(?:.*\.)?layers?\.\d+\.(?!.*\b(?:position_ids|inv_freq|masked_bias)$)")
+_IN_A_LAYER = re.compile(
+    r"(?:.*\.)?(?:\w*layers?|h|blocks?)\.(\d+)\."
+    r"(?!.*\b(?:position_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$)"  # buffers of older versions
+)
 _PARTS = (
     "config.json",
     "adapter_config.json",
@@ -44,7 +47,6 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     where, options = _place(spec)
     try:
         with quiet():  # what it would warn of is checked below, and is an error here
-            _check_no_adapter(spec, where)
             if spec.layers is not None:
                 _check_layers(spec, AutoConfig.from_pretrained(where, **options))
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
@@ -68,7 +70,8 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     if spec.adapter is not None:
         check_base(spec)
         model = _merged(model, spec)
-        for parameter in model.parameters():  # not `model.to(dtype)`: the angles of rotary embeddings stay float32
+    for parameter in model.parameters():  # not `model.to(dtype)`: the angles of rotary embeddings stay float32
+        if parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
             parameter.data = parameter.data.to(dtype)
     return model.to(device=device).eval(), tokenizer, identity_of(spec)
 
@@ -104,7 +107,10 @@ def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report
         raise E2RankError(
             f"model {spec.name}: {where} is not whole: its weights lack {missing[0]} ({len(missing)} such)"
         )
-    vain = sorted(key for key in report["unexpected_keys"] if _IN_A_LAYER.match(key)) if spec.layers is None else []
+    if hasattr(model, "peft_config"):  # of which Transformers has loaded the base too, whatever that is by now
+        raise E2RankError(f"model {spec.name}: {where} is an adapter; {_AS_ADAPTER}")
+    placed = {key: _IN_A_LAYER.match(key) for key in sorted(report["unexpected_keys"])}
+    vain = [key for key, at in placed.items() if at and (spec.layers is None or int(at[1]) < spec.layers)]
     if vain:
         raise E2RankError(
             f"model {spec.name}: {where}: its configuration has no place for its weights {vain[0]} ({len(vain)} such)"
@@ -200,12 +206,6 @@ def whole_adapter() -> Iterator[None]:
         lacking = re.findall(r"'([^']+)'", str(warning.message))
         if needed := [key for key in lacking if ".pooler." not in key]:  # no pooler is used
             raise E2RankError(f"it lacks {needed[0]} ({len(needed)} such)")
-
-
-def _check_no_adapter(spec: ModelSpec, where: str) -> None:
-    """Refuse a directory that is an adapter alone: Transformers would find its base, which no identity would tell."""
-    if (Path(where) / "adapter_config.json").is_file() and not (Path(where) / "config.json").is_file():
-        raise E2RankError(f"model {spec.name}: {where} is an adapter without its base; {_AS_ADAPTER}")
 
 
 def check_base(spec: ModelSpec) -> None:

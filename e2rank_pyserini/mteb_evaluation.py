@@ -66,8 +66,12 @@ def _data(task: Any) -> str | None:
     clone = _clone(task)
     if clone is None:
         return None
-    files = [path for path in clone.rglob("*") if path.is_file() and ".git" not in path.relative_to(clone).parts]
+    files = [path for path in clone.rglob("*") if path.is_file() and not _hidden(path.relative_to(clone))]
     return fingerprint.of_files(sorted(files))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def evaluate(model: MtebModel, tasks: Iterable[Any], output: Path, *, overwrite: bool = False) -> Iterator[Any]:
@@ -174,6 +178,8 @@ def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
         note = json.loads(path.read_text(encoding="utf-8"))
         settings = {**note["settings"], **note["extent"], "data": note.get("data")}
         other = [key for key, value in asked.items() if settings[key] != value]
+        if None in (asked["data"], settings["data"]):  # there is nothing to tell them by
+            other = [key for key in other if key != "data"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise E2RankError(f"{path}: not a file that `e2rank mteb` wrote; --overwrite replaces it") from error
     if other:

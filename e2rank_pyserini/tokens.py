@@ -167,20 +167,20 @@ class TextTokenizer:
         """How many leading tokens of each prompt, as `fit` has it, give its vector: all, or the query's (`pair`).
 
         Of the variant `tail` it is how many at the end, as a negative number: from that `Query:` on after which there
-        are as many as the query itself holds. Raises E2RankError where the tokenizer joins one with what stands
-        beside it.
+        are as many as the query itself holds. E2RankError: the tokenizer joins one with what stands beside it.
         """
         if self.settings.prompt == "pair":
             return [ids.index(self.tokenizer.sep_token_id) + 1 for _, ids in fit]
         if self.settings.prompt != "tail":
             return [len(ids) for _, ids in fit]
         start, end = TAIL.lstrip(), self.settings.eos or ""
-        mark, *tails = self._ids([start.strip(), *(f"{start}{fitted.query}{end}" for fitted, _ in fit)])
+        mark, *tails = self._ids([start.strip(), *(f"{start}{fitted.query}{end}".strip() for fitted, _ in fit)])
         pooled = []
         for (_, ids), tail in zip(fit, tails, strict=True):
             places, own = _places(mark, ids), len(_places(mark, tail))
             at = places[-own] if 0 < own <= len(places) else len(ids)
-            if list(ids[at : at + len(tail)]) != list(tail):
+            known = tail if end else tail[:-1]  # a chat template may trim the query, or go on in its last token
+            if list(ids[at : at + len(known)]) != list(known):
                 raise E2RankError(f"listwise prompt: the tokenizer has no tokens of their own for {start.strip()!r}")
             pooled.append(at - len(ids))
         return pooled

@@ -141,7 +141,7 @@ def test_an_adapter_without_its_base_is_refused(tiny_model: Path, tmp_path: Path
     adapted.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "e2rank.yaml"):
         shutil.copy(tiny_model / name, tmp_path)
-    with pytest.raises(E2RankError, match=r"is an adapter without its base; name an adapter's base as `source`"):
+    with pytest.raises(E2RankError, match=r"is an adapter; name an adapter's base as `source`"):
         E2RankEncoder.load(str(tmp_path), device="cpu")
 
 

@@ -100,7 +100,7 @@ def test_transformations_do_not_centre(factory: str):
     assert np.mean([len({*found} & {*true}) for found, true in zip(rows, best, strict=True)]) > 9.5
 
 
-@pytest.mark.parametrize("factory", ["HNSW16", "RR32,HNSW16"])
+@pytest.mark.parametrize("factory", ["HNSW16", "RR32,HNSW16", "HNSW16,RFlat"])
 def test_a_graph_is_searched_for_all_hits_that_are_asked_for(tmp_path: Path, factory: str):
     faiss = faiss_module()
     vectors = np.random.default_rng(5).normal(size=(3000, 32)).astype(np.float32)
@@ -109,7 +109,10 @@ def test_a_graph_is_searched_for_all_hits_that_are_asked_for(tmp_path: Path, fac
     index = empty_index(32, factory)
     fill(index, lambda: iter([vectors]), factory)
     faiss.write_index(index, str(tmp_path / "index"))
-    found = DenseIndex(tmp_path).search(vectors[:20], 1000)
+    opened = DenseIndex(tmp_path)
+    before = opened.search(vectors[:20], 10)
+    found = opened.search(vectors[:20], 1000)
+    assert opened.search(vectors[:20], 10) == before  # whatever others asked for in between
     best = np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :1000]
     recall = [len({int(hit.docid) for hit in hits} & {*true}) / 1000 for hits, true in zip(found, best, strict=True)]
     assert np.mean(recall) > 0.95

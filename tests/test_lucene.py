@@ -29,7 +29,8 @@ def test_deleted_documents_are_none_of_the_corpus(lucene: Path, beir: Path):
         autoclass("org.apache.lucene.store.FSDirectory").open(places),
         autoclass("org.apache.lucene.index.IndexWriterConfig")(),
     )
-    writer.deleteDocuments(autoclass("org.apache.lucene.index.Term")("id", "007"))
+    term = autoclass("org.apache.lucene.index.Term")("id", "007")
+    writer.deleteDocuments(autoclass("org.apache.lucene.search.TermQuery")(term))
     writer.commit()
     writer.close()
     assert "007" in expected

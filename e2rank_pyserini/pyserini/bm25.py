@@ -18,7 +18,7 @@ from e2rank_pyserini.types import Document, E2RankError, Hit, Run, Topics, first
 
 CORPUS = "e2rank.corpus"  # beside Lucene's files: the fingerprint of what was indexed
 K1, B = 0.9, 0.4  # Pyserini's defaults
-_BATCH = 1000
+_BATCH = 32  # topics of a thread in one call: an interrupt waits for its end
 _LOOKED_AT = 100  # documents of a corpus, looked for in an index that does not say what it was built from
 
 
@@ -110,8 +110,8 @@ def search_lucene(source: str, topics: Topics, *, hits: int, threads: int) -> Ru
     _take_long_queries()
     qids = list(topics)
     run: Run = {}
-    for start in range(0, len(qids), _BATCH):
-        part = qids[start : start + _BATCH]
+    for start in range(0, len(qids), _BATCH * threads):
+        part = qids[start : start + _BATCH * threads]
         try:
             with timed("search"):
                 found = searcher.batch_search([topics[qid] for qid in part], part, k=hits, threads=threads)

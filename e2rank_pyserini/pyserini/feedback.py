@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from e2rank_pyserini import java
 from e2rank_pyserini.choices import DEPTH
-from e2rank_pyserini.corpus import parse_document
+from e2rank_pyserini.corpus import lucene_document, parse_document
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
 from e2rank_pyserini.reranking import WINDOW, rerank, texts_needed
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
@@ -80,10 +80,13 @@ def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
             raise E2RankError(f"document {hit.docid}: among the hits but not among the texts")
         return texts[hit.docid]
     stored = texts.doc(hit.docid) if texts is not None else None
-    raw = stored.raw() if stored is not None else _own_raw(hit)
-    if raw is None:
+    raw = _own_raw(hit) if stored is None else stored.raw()
+    if raw is None and (stored is None or stored.contents() is None):
         raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
-    document = parse_document(raw, f"document {hit.docid}")
+    if stored is not None:
+        document = lucene_document(stored, f"document {hit.docid}")
+    else:
+        document = parse_document(str(raw), f"document {hit.docid}", hit.docid)
     return document_text(document.title, document.text)
 
 

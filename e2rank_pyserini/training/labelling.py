@@ -170,10 +170,12 @@ def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
 
 def _pair_length(name: str, network: Any, tokenizer: Any, wanted: int | None) -> int:
     """Tokens of a pair: what was asked for, else as many as the model takes, up to 512."""
-    positions = getattr(network.config, "max_position_embeddings", None) or _LENGTH
-    if wanted is not None and wanted > positions:
-        raise E2RankError(f"model {name}: pairs of up to {wanted} tokens were asked for, but it has {positions}")
-    return int(wanted or min(_LENGTH, positions, tokenizer.model_max_length))
+    from e2rank_pyserini.encoder import positions
+
+    places = positions(getattr(network, network.base_model_prefix, network)) or _LENGTH
+    if wanted is not None and wanted > places:
+        raise E2RankError(f"model {name}: pairs of up to {wanted} tokens were asked for, but it has {places}")
+    return int(wanted or min(_LENGTH, places, tokenizer.model_max_length))
 
 
 def _logits(
