@@ -794,3 +794,19 @@ def test_scifact_training_pairs(shared: Path, tmp_path: Path):
         assert row["document"][0] in relevant
         assert len(row["document"]) == 8
         assert not relevant & set(row["document"][1:])
+
+
+def test_a_roberta_cross_encoder_has_the_positions_behind_its_paddings():
+    from types import SimpleNamespace
+
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    from e2rank_pyserini.training.labelling import _pair_length
+    from e2rank_pyserini.types import E2RankError
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = RobertaForSequenceClassification(RobertaConfig(vocab_size=20, max_position_embeddings=66, **size))
+    tokenizer = SimpleNamespace(model_max_length=10**9)
+    assert _pair_length("x", network, tokenizer, None) == 64
+    with pytest.raises(E2RankError, match="pairs of up to 65 tokens were asked for, but it has 64"):
+        _pair_length("x", network, tokenizer, 65)

@@ -100,6 +100,15 @@ def test_transformations_do_not_centre(factory: str):
     assert np.mean([len({*found} & {*true}) for found, true in zip(rows, best, strict=True)]) > 9.5
 
 
+def test_a_graph_that_finds_lists_sees_more_than_are_looked_into():
+    faiss = faiss_module()
+    vectors = np.random.default_rng(6).normal(size=(3000, 16)).astype(np.float32)
+    index = empty_index(16, "IVF400_HNSW8,Flat")
+    fill(index, lambda: iter([vectors]), "IVF400_HNSW8,Flat")
+    ivf = faiss.extract_index_ivf(index)
+    assert (ivf.nprobe, faiss.downcast_index(ivf.quantizer).hnsw.efSearch) == (20, 40)
+
+
 @pytest.mark.parametrize("factory", ["HNSW16", "RR32,HNSW16", "HNSW16,RFlat"])
 def test_a_graph_is_searched_for_all_hits_that_are_asked_for(tmp_path: Path, factory: str):
     faiss = faiss_module()
