@@ -287,7 +287,8 @@ class Recorder(torch.nn.Module):
         self.read: list[torch.Tensor] = []
         self.lm_head = torch.nn.Linear(4, vocabulary)
 
-    def model(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+    def model(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        assert not use_cache  # nothing is generated
         self.read.append(input_ids)
 
         class Output:

@@ -80,13 +80,12 @@ def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
             raise E2RankError(f"document {hit.docid}: among the hits but not among the texts")
         return texts[hit.docid]
     stored = texts.doc(hit.docid) if texts is not None else None
-    raw = _own_raw(hit) if stored is None else stored.raw()
-    if raw is None and (stored is None or stored.contents() is None):
-        raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
     if stored is not None:
-        document = lucene_document(stored, f"document {hit.docid}")
+        document = lucene_document(stored, "the index of the hits")
+    elif (raw := _own_raw(hit)) is not None:
+        document = parse_document(raw, f"document {hit.docid}", hit.docid)
     else:
-        document = parse_document(str(raw), f"document {hit.docid}", hit.docid)
+        raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
     return document_text(document.title, document.text)
 
 
