@@ -252,7 +252,9 @@ def test_make_reranks_again_where_topics_or_exclusions_changed(beir: Path, tmp_p
 
 
 def test_make_takes_no_name_with_blanks():
-    done = subprocess.run(["make", "-n", "help", "DATASET=a b"], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", "help", "DATASET=a b"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "DATASET=a b: expected no blanks" in done.stderr
 
