@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,10 +96,20 @@ def locked(path: Path, opened: Callable[[], int], busy: str) -> int:
 
 
 def removed(directory: Path, last: str) -> None:
-    """Remove a directory; its file `last` goes last, so that a killed removal leaves what can be recognised."""
-    _empty(directory, but=last)
-    (directory / last).unlink(missing_ok=True)
-    directory.rmdir()
+    """Remove a directory; its file `last` goes last, so that a killed removal leaves what can be recognised.
+
+    Tried for a second: a thread of an interrupted job may be at a last file.
+    """
+    for left in reversed(range(20)):
+        try:
+            _empty(directory, but=last)
+            (directory / last).unlink(missing_ok=True)
+            directory.rmdir()
+            return
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.05)
 
 
 def _empty(directory: Path, but: str = "") -> None:

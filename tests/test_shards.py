@@ -1,5 +1,6 @@
 """Shards: a build that is stopped anywhere goes on to the same bytes, wherever they are and whoever encodes them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -438,3 +439,27 @@ def test_a_shard_that_cannot_be_written_stops_the_build_with_its_error(
             build(encoder, beir, tmp_path / "i")
     build(encoder, beir, tmp_path / "i")
     assert contents(tmp_path / "i") == contents(undisturbed)
+
+
+def test_a_folder_is_removed_though_a_thread_is_at_its_last_file(tmp_path: Path):
+    """As the one that writes shards is when its job is interrupted."""
+    import threading
+    import time
+
+    from e2rank_pyserini.directories import removed
+
+    place = tmp_path / "shards"
+    place.mkdir()
+    (place / "manifest.json").write_text("{}")
+    until = time.monotonic() + 0.2
+
+    def late() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(FileNotFoundError):
+                (place / "late").write_text("x")
+
+    writer = threading.Thread(target=late)
+    writer.start()
+    removed(place, last="manifest.json")
+    writer.join()
+    assert not place.exists()
