@@ -42,7 +42,7 @@ BM25   := runs/$(TOPICS).bm25$(K).trec
 HYBRID := runs/$(TOPICS).$(NAME).hybrid$(K).trec
 FIRST  := $(or $(RUN),$(BM25) $(DENSE)) $(if $(filter hybrid,$(MAKECMDGOALS)),$(HYBRID))
 # runs/X.trec, e2rank -> runs/X.MODEL.e2rank.trec (our own run bears the data set's and maybe the model's name already)
-# a run that is none of ours adds a checksum: two may have the same name, or differ in what is left out here
+# a run that is not the first stage of this MODEL and HITS adds a checksum: two may have the same name, or differ in what is left out here
 stem    = $(basename $(notdir $(1:.gz=)))$(if $(filter $(BM25) $(DENSE) $(HYBRID),$(1)),,-$(call sum,$(1)))
 again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(call stem,$(1))$(if $(findstring .$(NAME).,$(notdir $(1))),,.$(NAME)).$(2)$(HOW).trec
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))

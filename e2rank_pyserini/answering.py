@@ -12,7 +12,8 @@ import numpy as np
 from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import below, order
-from e2rank_pyserini.tokens import Tally, tokens_of
+from e2rank_pyserini.tally import Tally
+from e2rank_pyserini.tokens import tokens_of
 from e2rank_pyserini.types import Document, E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
 
 Key = TypeVar("Key")

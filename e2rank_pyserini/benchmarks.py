@@ -74,7 +74,7 @@ class Benchmark:
     def reranked(self, first: Path, model: str, how: str) -> Path:
         """make's name of a reranked run; `how` is e2rank (the listwise prompt) or query.
 
-        A first stage that make did not make adds a checksum: two may have the same name.
+        A first stage that is not make's own of this model adds a checksum: two may have the same name.
         """
         own = [f"{self.topics}.{end}.trec" for end in ("bm25", f"{mark(model)}.dense", f"{mark(model)}.hybrid")]
         stem = first.name.removesuffix(".gz").rpartition(".")[0]

@@ -63,9 +63,11 @@ def _texts(corpus: str | None, docids: set[str]) -> dict[str, str]:
 
 def _table(rows: "list[Row]", measure: str) -> str:
     """Measures and differences in percent."""
+    from e2rank_pyserini.captions import p
+
     width = max(len(row.run) for row in rows)
     head = (
-        f"{'run':{width}}  {measure:>8}  {'diff':>7}  {'p':>7}  {'p Holm':>7}  {'+':>5}  {'-':>5}  {'=':>5}  {'RI':>5}"
+        f"{'run':{width}}  {measure:>8}  {'diff':>7}  {'p':>8}  {'p Holm':>8}  {'+':>5}  {'-':>5}  {'=':>5}  {'RI':>5}"
     )
     lines = [f"{head}  judged@10"]
     for row in rows:
@@ -73,14 +75,10 @@ def _table(rows: "list[Row]", measure: str) -> str:
         if row is rows[0]:
             line += " " * (len(head) - len(line))
         else:
-            line += f"  {100 * row.difference:+7.2f}  {_p(row.p)}  {_p(row.holm)}"
+            line += f"  {100 * row.difference:+7.2f}  {p(row.p):>8}  {p(row.holm):>8}"
             line += f"  {row.wins:5}  {row.losses:5}  {row.ties:5}  {row.robustness:+5.2f}"
         lines.append(f"{line}  {100 * row.judged:9.1f}")
     return "\n".join(lines)
-
-
-def _p(value: float) -> str:
-    return f"{value:7.4f}" if value >= 0.0001 else "< .0001"
 
 
 def add_compare_parser(

@@ -233,8 +233,12 @@ def parse_document(line: str, where: str, docid: str | None = None) -> Document:
 
     `docid` where it is known otherwise. Of several ids the one that Pyserini takes is taken.
     """
-    row = parse_object(line, where)
-    docid = docid or next((row[key] for key in _IDS if row.get(key) is not None), None)
+    return _document(parse_object(line, where), where, docid)
+
+
+def _document(row: dict[str, Any], where: str, docid: str | None) -> Document:
+    named = [row[key] for key in _IDS if row.get(key) is not None]
+    docid = docid or next((one for one in named if one != ""), "" if named else None)
     if not isinstance(docid, str | int) or isinstance(docid, bool):
         raise E2RankError(f"{where}: expected a docid under {', '.join(_IDS)}, got {shown(docid)}")
     if str(docid).split() != [str(docid)]:
@@ -249,13 +253,14 @@ def parse_document(line: str, where: str, docid: str | None = None) -> Document:
 
 
 def lucene_document(stored: Any, source: str) -> Document:
-    """A document that a Lucene index stores: its raw JSON, or its contents where the raw text is none (TREC's)."""
+    """A document that a Lucene index stores: its raw JSON, or its contents where that is none or has no text."""
     docid, raw, contents = stored.docid(), stored.raw(), stored.contents()
     if raw is None and contents is None:
         raise E2RankError(f"{source}: holds no texts; build it with -storeRaw")
-    readable = raw is not None and raw.lstrip().startswith("{")
-    if readable and (contents is None or any(f'"{key}"' in raw for key in _BODIES)):
-        return parse_document(raw, f"{source}: {docid}", docid)
+    if raw is not None and raw.lstrip().startswith("{"):
+        row = parse_object(raw, f"{source}: {docid}")
+        if contents is None or not row.keys().isdisjoint(_BODIES):
+            return _document(row, f"{source}: {docid}", docid)
     if contents is None:
         raise E2RankError(f"{source}: document {docid}: its raw text is not JSON; build the index with -storeContents")
     return Document(docid, "", contents.strip())

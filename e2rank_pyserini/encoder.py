@@ -12,8 +12,9 @@ from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
 from e2rank_pyserini.forward import Forward, Part
 from e2rank_pyserini.loading import choose_device, choose_dtype, load
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
+from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.tokens import Ids, Tally, TextTokenizer, tokens_of
+from e2rank_pyserini.tokens import Ids, TextTokenizer, tokens_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line
 
 T = TypeVar("T")

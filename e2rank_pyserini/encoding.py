@@ -12,7 +12,8 @@ from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
-from e2rank_pyserini.tokens import Ids, Tally
+from e2rank_pyserini.tally import Tally
+from e2rank_pyserini.tokens import Ids
 from e2rank_pyserini.types import Document, E2RankError, Vectors, shown
 
 Advance = Callable[[int, int], None]  # told (documents, tokens)

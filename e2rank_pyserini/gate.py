@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from e2rank_pyserini.tokens import Tally
+from e2rank_pyserini.tally import Tally
 
 DEADLINE = "e2rank.deadline"  # in a request's scope: the loop's time at which it is given up
 OPEN = "/healthz"  # needs no token

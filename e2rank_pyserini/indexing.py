@@ -147,7 +147,7 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
         if ivf is not None:  # FAISS looks into one list unless told; the file keeps this, for Pyserini too
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
             graph = faiss_module().downcast_index(ivf.quantizer)
-            if hasattr(graph, "hnsw"):  # finds the lists
+            if isinstance(graph, faiss_module().IndexHNSW):  # finds the lists: room for twice as many
                 graph.hnsw.efSearch = max(graph.hnsw.efSearch, 2 * ivf.nprobe)
     except RuntimeError as error:
         raise E2RankError(

@@ -71,7 +71,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
         check_base(spec)
         model = _merged(model, spec)
     for parameter in model.parameters():  # not `model.to(dtype)`: the angles of rotary embeddings stay float32
-        if parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):  # others are packed
             parameter.data = parameter.data.to(dtype)
     return model.to(device=device).eval(), tokenizer, identity_of(spec)
 

@@ -57,8 +57,8 @@ def _extent(task: Any) -> dict[str, list[str]]:
 
 def _clone(task: Any) -> Path | None:
     """The folder where `datasets` finds a task's data set before it asks the hub; None where there is none."""
-    place = Path.cwd() / str((getattr(task.metadata, "dataset", None) or {}).get("path"))
-    return place if place.is_dir() else None
+    path = (getattr(task.metadata, "dataset", None) or {}).get("path")  # an aggregate has none
+    return Path.cwd() / path if path and (Path.cwd() / path).is_dir() else None
 
 
 def _data(task: Any) -> str | None:
@@ -109,8 +109,10 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
     for part in parts:
         _result(model, part, output, overwrite=overwrite)
     complete = not parts and not overwrite and _is_complete(model, task, output)
+    data = None
     if not parts and not complete:
-        _load(task)
+        data = _data(task)
+        _load(task, data)
     if not complete:  # mteb would add to a result that is there
         model.encoded[name] = []
         _noted(model, output, name).unlink(missing_ok=True)
@@ -132,13 +134,13 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
         raise E2RankError(f"task {name}: mteb could not evaluate it: {_first_line(error)}{hint}") from error
     if not complete:
         task.unload_data()
-        _write_note(model, task, output)
+        _write_note(model, task, output, data)
     return done.task_results[0]
 
 
-def _load(task: Any) -> None:
+def _load(task: Any, data: str | None) -> None:
     try:
-        with _cache_of(_data(task)):
+        with _cache_of(data):
             task.load_data()
     except Exception as error:
         path = task.metadata.dataset["path"]
@@ -191,7 +193,7 @@ def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
     return True
 
 
-def _write_note(model: MtebModel, task: Any, output: Path) -> None:
+def _write_note(model: MtebModel, task: Any, output: Path, data: str | None) -> None:
     name = task.metadata.name
     note = {
         "format": 1,
@@ -199,7 +201,7 @@ def _write_note(model: MtebModel, task: Any, output: Path) -> None:
         "type": task.metadata.type,
         "settings": model.settings,
         "extent": _extent(task),
-        "data": _data(task),
+        "data": data,
         "encoded": model.encoded[name],
         "versions": {"e2rank_pyserini": __version__},
     }

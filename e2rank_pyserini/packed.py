@@ -69,16 +69,17 @@ class Packed:
         half = cos.shape[-1] // 2  # both halves are alike
         turns = cos[0, :, None, :half], sin[0, :, None, :half]  # (N, 1, d / 2)
         attend = _attention(hidden, lengths, self.room)
-        for number, layer in enumerate(self.layers, start=1):
+        spared = wanted is not None and spares(self.network)
+        for layer in self.layers:
             attended = _attended(layer, hidden, turns, attend, self.room)
-            if wanted is not None and number == len(self.layers) and spares(self.network):
-                hidden, attended, wanted = hidden[wanted], attended[wanted], None
+            if spared and layer is self.layers[-1]:
+                hidden, attended = hidden[wanted], attended[wanted]
             hidden.add_(
                 _mapped(attended, layer.output.weight, layer.output.bias, self.room("out", hidden, *hidden.shape))
             )
             hidden.add_(_transformed(layer, hidden, self.room))
         states = _normed(hidden, self.network.norm.weight, self.network.norm.variance_epsilon)
-        return states if wanted is None else states[wanted]
+        return states if wanted is None or spared else states[wanted]
 
 
 class Room:

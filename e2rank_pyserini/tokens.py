@@ -1,13 +1,13 @@
 """From text to token ids: what is cut, where EOS goes, and how many tokens each document of a prompt gets."""
 
 import copy
-import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from e2rank_pyserini import lines
 from e2rank_pyserini.prompts import TAIL, query_text, user_turn
+from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 
 Ids = list[int]
@@ -28,39 +28,6 @@ class Settings(Protocol):
     def chat(self) -> str: ...
     @property
     def lengths(self) -> Any: ...
-
-
-@dataclasses.dataclass
-class Tally:
-    """What was encoded and what was cut, since the encoder was made."""
-
-    documents: int = 0
-    documents_truncated: int = 0
-    documents_empty: int = 0
-    queries: int = 0
-    queries_truncated: int = 0
-    prompts: int = 0
-    prompts_query_truncated: int = 0
-    prompt_documents: int = 0
-    prompt_documents_truncated: int = 0
-    tokens: int = 0
-
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Count what another tally has counted."""
-        for key, count in counts.items():
-            setattr(self, key, getattr(self, key) + count)
-
-    def since(self, earlier: "Tally") -> dict[str, int]:
-        """The counts that have grown, by how much."""
-        now, then = dataclasses.asdict(self), dataclasses.asdict(earlier)
-        return {key: now[key] - then[key] for key in now if now[key] > then[key]}
-
-
-def cut(counts: Mapping[str, int]) -> str:
-    """What of these counts of a `Tally` was cut to its length, each text counted as often as it was encoded."""
-    kinds = {"documents": "documents", "queries": "queries", "prompt_documents": "documents in prompts"}
-    read = [(kind, name) for kind, name in kinds.items() if counts.get(kind)]
-    return ", ".join(f"{counts.get(f'{kind}_truncated', 0)} of {counts[kind]} {name}" for kind, name in read) + " cut"
 
 
 class TextTokenizer:

@@ -321,9 +321,9 @@ def test_a_lucene_index_of_another_corpus_is_refused(tmp_path: Path):
     from e2rank_pyserini.pyserini.bm25 import CORPUS, check_corpus
 
     (tmp_path / CORPUS).write_text("abc\n")
-    check_corpus(tmp_path, "abc")
+    check_corpus(tmp_path, "a corpus", "abc")
     with pytest.raises(E2RankError, match="built from another corpus"):
-        check_corpus(tmp_path, "abd")
+        check_corpus(tmp_path, "a corpus", "abd")
 
 
 @pytest.mark.parametrize("found", [6, 1])

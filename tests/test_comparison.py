@@ -178,7 +178,7 @@ def test_p_values_too_small_to_print_are_not_zero(tmp_path: Path, capsys: pytest
     assert main(["compare", *words]) == 0
     head, _, new = capsys.readouterr().out.splitlines()
     assert len(head) == len(new)
-    assert "  < .0001  < .0001  " in new
+    assert "  < 0.0001  < 0.0001  " in new
 
 
 def test_topics_are_read_only_where_they_are_printed(

@@ -18,6 +18,7 @@ LAYERS = [
         "lines",
         "fingerprint",
         "delta",
+        "tally",
         "losses",
         "training.processes",
     },

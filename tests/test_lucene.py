@@ -51,6 +51,7 @@ def test_deleted_documents_are_none_of_the_corpus(lucene: Path, beir: Path):
         ('{"title": "T", "contents": "a"}', None, Document("d", "T", "a")),
         ("<DOC><DOCNO>d</DOCNO> a </DOC>", " a ", Document("d", "", "a")),
         (None, "a", Document("d", "", "a")),
+        ('{"url": "u", "body": "b"}', "T b", Document("d", "", "T b")),  # MS MARCO v2's whole documents
     ],
 )
 def test_a_stored_document_has_lucenes_id(raw: str | None, contents: str | None, expected: Document):
@@ -76,6 +77,7 @@ def test_a_stored_document_without_a_text_is_refused(raw: str | None, message: s
     [
         ({"_id": "b", "id": "a"}, "a"),  # as pyserini.encode takes it
         ({"docid": "b", "_id": "a"}, "a"),
+        ({"id": "", "_id": "a"}, "a"),
         ({"docid": "msmarco_doc_00_0", "pid": "msmarco_passage_00_0"}, "msmarco_passage_00_0"),
         ({"docid": "msmarco_v2.1_doc_00_0#0_0"}, "msmarco_v2.1_doc_00_0#0_0"),
     ],

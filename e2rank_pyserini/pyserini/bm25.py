@@ -33,9 +33,7 @@ def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *,
         fingerprint = corpora.fingerprint(source)
         if not Path(lucene).exists():
             build_lucene(corpora.documents(source), Path(lucene), fingerprint, threads=threads)
-        check_corpus(Path(lucene), fingerprint)
-        if not (Path(lucene) / CORPUS).is_file():
-            _check_holds(lucene, source)
+        check_corpus(Path(lucene), source, fingerprint)
         source = lucene
     return search_lucene(source, topics, hits=hits, threads=threads)
 
@@ -60,20 +58,18 @@ def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, 
     return count
 
 
-def check_corpus(directory: Path, fingerprint: str) -> None:
-    """Refuse a Lucene index that was built by us from another corpus."""
+def check_corpus(directory: Path, source: str, fingerprint: str) -> None:
+    """Refuse a Lucene index of another corpus: by what we left beside it, else by the first documents of `source`."""
     kept = directory / CORPUS
-    if kept.is_file() and kept.read_text(encoding="utf-8").strip() != fingerprint:
-        raise E2RankError(f"{directory}: was built from another corpus, or the corpus has changed; remove it")
-
-
-def _check_holds(lucene: str, source: str) -> None:
-    """Refuse a Lucene index that another program built, where it lacks one of the corpus's first documents."""
-    searcher = lucene_searcher(lucene)
+    if kept.is_file():
+        if kept.read_text(encoding="utf-8").strip() != fingerprint:
+            raise E2RankError(f"{directory}: was built from another corpus, or the corpus has changed; remove it")
+        return
+    searcher = lucene_searcher(str(directory))
     with_text = (document for document in corpora.documents(source) if document.title or document.text)
     for document in islice(with_text, _LOOKED_AT):
         if searcher.doc(document.docid) is None:
-            raise E2RankError(f"{lucene}: lacks document {document.docid} of {source}: an index of another corpus")
+            raise E2RankError(f"{directory}: lacks document {document.docid} of {source}: an index of another corpus")
 
 
 def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e2rank_pyserini.tokens import Tally, cut
+from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError, first_line

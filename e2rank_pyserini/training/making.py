@@ -25,7 +25,7 @@ from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
 from e2rank_pyserini.sharded import fingerprint
 from e2rank_pyserini.storage import local
-from e2rank_pyserini.tokens import Tally, cut
+from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.training.answers import answered, place_of
 from e2rank_pyserini.training.endpoint import Endpoint
 from e2rank_pyserini.training.examples import Example, positions

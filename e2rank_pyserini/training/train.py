@@ -20,7 +20,7 @@ from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import weights_of
-from e2rank_pyserini.tokens import Tally
+from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
