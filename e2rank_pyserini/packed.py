@@ -5,15 +5,20 @@ products (queries, keys and values in one, gate and up in one) and with few temp
 dear on a CPU as the products are.
 """
 
+import functools
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
+
+from e2rank_pyserini.elementwise import Plain, Room, Turns
+
+if TYPE_CHECKING:
+    from e2rank_pyserini.fused import Fused
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]  # (N, H, d), (N, K, d) twice
 _CLASSES = ("LlamaModel", "Qwen2Model", "Qwen3Model")
@@ -55,6 +60,8 @@ class Packed:
         self.network = network
         self.layers = [_layer(layer) for layer in network.layers]
         self.room = Room()
+        self.between = _between(network, self.room)
+        self.varlen = _varlen(network)
 
     def __call__(self, ids: torch.Tensor, lengths: Sequence[int], wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Ids (N,) of rows of these `lengths`, end to end -> their last hidden states (N, D).
@@ -67,35 +74,39 @@ class Packed:
         hidden = self.network.embed_tokens(ids)
         cos, sin = self.network.rotary_emb(hidden, positions.to(ids.device)[None])
         half = cos.shape[-1] // 2  # both halves are alike
-        turns = cos[0, :, None, :half], sin[0, :, None, :half]  # (N, 1, d / 2)
-        attend = _attention(hidden, lengths, self.room)
+        turns = cos[0, :, :half], sin[0, :, :half]  # (N, d / 2)
+        attend = _attention(self.varlen, hidden, lengths, self.room)
         spared = wanted is not None and spares(self.network)
+        added = None
         for layer in self.layers:
-            attended = _attended(layer, hidden, turns, attend, self.room)
+            attended = self._attended(layer, self._normed(hidden, added, layer.first), turns, attend)
             if spared and layer is self.layers[-1]:
                 hidden, attended = hidden[wanted], attended[wanted]
-            hidden.add_(
-                _mapped(attended, layer.output.weight, layer.output.bias, self.room("out", hidden, *hidden.shape))
-            )
-            hidden.add_(_transformed(layer, hidden, self.room))
-        states = _normed(hidden, self.network.norm.weight, self.network.norm.variance_epsilon)
+            added = self._mapped(attended, layer.output.weight, layer.output.bias, "out")
+            added = self._transformed(layer, self._normed(hidden, added, layer.second))
+        states = self._normed(hidden, added, self.network.norm)
         return states if wanted is None or spared else states[wanted]
 
+    def _normed(self, hidden: torch.Tensor, added: torch.Tensor | None, norm: Any) -> torch.Tensor:
+        return self.between.normed(hidden, added, norm.weight, norm.variance_epsilon)
 
-class Room:
-    """Memory for what a layer computes, used again by the next one: fresh pages cost a CPU more than the arithmetic."""
+    def _attended(self, layer: "_Layer", normed: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
+        states = self._mapped(normed, *layer.qkv, "states")
+        heads = states.view(len(states), -1, layer.width)  # (N, H + 2 K, d)
+        queries = layer.output.in_features // layer.width
+        both = heads[:, : (queries + heads.shape[1]) // 2]  # queries and keys
+        both = self.between.turned(both, layer.norms, turns, layer.first.variance_epsilon)
+        return attend(both[:, :queries], both[:, queries:], heads[:, both.shape[1] :], layer.scale).flatten(1)
 
-    def __init__(self) -> None:
-        self.held: dict[str, torch.Tensor] = {}
+    def _transformed(self, layer: "_Layer", normed: torch.Tensor) -> torch.Tensor:
+        inner = self.between.gated(self._mapped(normed, *layer.gate_up, "gate_up"))
+        return self._mapped(inner, layer.down.weight, layer.down.bias, "out")
 
-    def __call__(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        """A tensor of this shape, dtype and device as `like`'s, that holds what was last written under its name."""
-        size = math.prod(shape)
-        held = self.held.get(name)
-        if held is None or len(held) < size:
-            self.held.pop(name, None)  # its memory is for the new one
-            held = self.held[name] = torch.empty(size, dtype=like.dtype, device=like.device)
-        return held[:size].view(shape)
+    def _mapped(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, name: str) -> torch.Tensor:
+        out = self.room(name, inputs, len(inputs), len(weight))
+        if bias is None:
+            return torch.mm(inputs, weight.t(), out=out)
+        return torch.addmm(bias, inputs, weight.t(), out=out)
 
 
 class _Layer(NamedTuple):
@@ -148,90 +159,83 @@ def _together(*linears: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return joined, torch.cat([bias.detach() for bias in biases]) if biases else None
 
 
-def _attended(
-    layer: _Layer, hidden: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], attend: Attend, room: Room
-) -> torch.Tensor:
-    normed = _normed(hidden, layer.first.weight, layer.first.variance_epsilon)
-    states = _mapped(normed, *layer.qkv, room("states", hidden, len(hidden), len(layer.qkv[0])))
-    heads = states.view(len(states), -1, layer.width)  # (N, H + 2 K, d)
-    queries = layer.output.in_features // layer.width
-    both = heads[:, : (queries + heads.shape[1]) // 2]  # queries and keys
-    if layer.norms is not None:
-        both = _normed(both, layer.norms, layer.first.variance_epsilon)
-    both = _rotated(both, *turns, room("rotated", both, *both.shape))
-    return attend(both[:, :queries], both[:, queries:], heads[:, both.shape[1] :], layer.scale).flatten(1)
+def _between(network: Any, room: Room) -> "Plain | Fused":
+    """Fused kernels where they run: on a GPU of 2020 or later, in half precision, by PyTorch's own Triton."""
+    weight = network.norm.weight
+    if _is_modern(weight):
+        try:
+            from e2rank_pyserini.fused import Fused
+        except ImportError:  # a build of PyTorch without Triton
+            return Plain(room)
+        return Fused(room)
+    return Plain(room)
 
 
-def _transformed(layer: _Layer, hidden: torch.Tensor, room: Room) -> torch.Tensor:
-    normed = _normed(hidden, layer.second.weight, layer.second.variance_epsilon)
-    states = _mapped(normed, *layer.gate_up, room("gate_up", hidden, len(hidden), len(layer.gate_up[0])))
-    gate, up = states.chunk(2, dim=-1)
-    inner = torch.mul(functional.silu(gate, inplace=True), up, out=room("inner", gate, *gate.shape))
-    return _mapped(inner, layer.down.weight, layer.down.bias, room("out", hidden, *hidden.shape))
+def _is_modern(states: torch.Tensor) -> bool:
+    """Whether these are half precision on a GPU whose kernels take all of it."""
+    is_half = states.is_cuda and states.dtype in (torch.bfloat16, torch.float16)
+    return is_half and torch.cuda.get_device_capability(states.device) >= (8, 0)
 
 
-def _mapped(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
-    return torch.mm(inputs, weight.t(), out=out) if bias is None else torch.addmm(bias, inputs, weight.t(), out=out)
-
-
-def _normed(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """RMSNorm over the last dimension (Zhang and Sennrich 2019), scaled in float32 and rounded once before `weight`."""
-    if hidden.device.type != "cpu":
-        return functional.rms_norm(hidden, hidden.shape[-1:], None, epsilon).mul_(weight)
-    # on a CPU rms_norm makes float32 copies; batch_norm with the rows as its channels is the one kernel that does not
-    rows = hidden.reshape(1, -1, hidden.shape[-1])
-    norms = torch.linalg.vector_norm(rows[0], dim=-1, dtype=torch.float32)
-    means, squares = torch.zeros_like(norms), norms.square_().div_(hidden.shape[-1])
-    return functional.batch_norm(rows, means, squares, eps=epsilon).view(hidden.shape).mul_(weight)
-
-
-def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotated: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of heads (N, H, d): each pair (i, i + d / 2) turned by its angle."""
-    first, second = heads.chunk(2, dim=-1)
-    one, other = rotated.chunk(2, dim=-1)
-    torch.mul(first, cos, out=one).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=other).addcmul_(first, sin)
-    return rotated
-
-
-def _attention(hidden: torch.Tensor, lengths: Sequence[int], room: Room) -> Attend:
-    """Causal attention within each row: one kernel for all on a GPU where PyTorch has it, else rows of like length."""
-    varlen = _varlen(hidden)
+def _attention(varlen: Any, hidden: torch.Tensor, lengths: Sequence[int], room: Room) -> Attend:
+    """Causal attention within each row: by the one kernel for all, or where there is none by rows of like length."""
     if varlen is None:
         return lambda queries, keys, values, scale: _by_length(
             queries, keys, values, scale, lengths, room("found", queries, *queries.shape)
         )
-    ends = np.cumsum([0, *lengths], dtype=np.int32)
-    starts, longest = torch.from_numpy(ends).to(hidden.device), max(lengths)
+    starts = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(hidden.device)
+    bounds = (starts, starts, max(lengths), max(lengths))
 
     def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-        bounds = (starts, starts, longest, longest)
-        found: torch.Tensor = varlen(
-            queries,
-            keys,
-            values,
-            *bounds,
-            scale=scale,
-            window_size=(-1, 0),
-            enable_gqa=queries.shape[1] > keys.shape[1],
-        )
+        found: torch.Tensor = varlen(queries, keys, values, *bounds, scale=scale)
         return found
 
     return attend
 
 
-def _varlen(hidden: torch.Tensor) -> Any:
-    """torch.nn.attention.varlen.varlen_attn, where it runs and has the options needed here (PyTorch 2.6 does not)."""
-    if not hidden.is_cuda or hidden.dtype not in (torch.bfloat16, torch.float16):
-        return None
-    if torch.cuda.get_device_capability(hidden.device) < (8, 0):
+def _varlen(network: Any) -> Any:
+    """PyTorch's attention of rows of many lengths, made causal, where it runs for this network's heads; else None."""
+    weight, attention = network.norm.weight, network.layers[0].self_attn
+    if not _is_modern(weight):
         return None
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    needed = {"scale", "window_size", "enable_gqa"}
-    return varlen_attn if needed <= inspect.signature(varlen_attn).parameters.keys() else None
+    causal, width = causally(varlen_attn), attention.head_dim
+    heads, groups = (linear.out_features // width for linear in (attention.q_proj, attention.k_proj))
+    return causal if causal is not None and is_right(causal, weight, heads, groups, width) else None
+
+
+def causally(varlen_attn: Any) -> Any:
+    """`varlen_attn` that looks back only, and takes fewer heads of keys than of queries; None for one that cannot.
+
+    PyTorch 2.10's knows no scale. 2.11's takes fewer heads without a word, since its kernel does; later ones refuse
+    them unless they are told.
+    """
+    known = inspect.signature(varlen_attn).parameters.keys()
+    if not {"scale", "window_size"} <= known:
+        return None
+    told = {"enable_gqa": True} if "enable_gqa" in known else {}
+    return functools.partial(varlen_attn, window_size=(-1, 0), **told)
+
+
+def is_right(causal: Any, like: torch.Tensor, heads: int, groups: int, width: int) -> bool:
+    """Whether this kernel gives what attention of each row by itself gives, tried on two rows.
+
+    `heads` of queries and `groups` of keys and values of this `width`, of `like`'s dtype and on its device.
+    """
+    draw = torch.Generator().manual_seed(0)
+    queries, keys, values = (
+        torch.randn(7, number, width, generator=draw).to(like) for number in (heads, groups, groups)
+    )
+    starts = torch.tensor([0, 5, 7], dtype=torch.int32, device=like.device)
+    try:
+        found = causal(queries, keys, values, starts, starts, 5, 5, scale=width**-0.5)
+    except (RuntimeError, TypeError, ValueError):  # not built for this device, or not for such heads
+        return False
+    exact = _by_length(queries, keys, values, width**-0.5, (5, 2), torch.empty_like(queries))
+    return bool(torch.allclose(found.float(), exact.float(), atol=0.03))  # values of about 1, rounded to 2^-8
 
 
 def _by_length(

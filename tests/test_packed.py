@@ -1,6 +1,8 @@
 """The packed forward pass against Transformers' own, one text at a time, for every class and form that it knows."""
 
 import copy
+import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from transformers import (
     Qwen3Model,
 )
 
+from e2rank_pyserini import packed
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import Forward, batches, pool
-from e2rank_pyserini.packed import Packed, fits
+from e2rank_pyserini.packed import Packed, causally, fits, is_right
 from e2rank_pyserini.types import E2RankError
 from tests.conftest import sentences
 from tests.reference import plain
@@ -272,12 +275,58 @@ def test_an_encoder_packs_exports_and_trains(tiny_model: Path, tmp_path: Path):
         assert weight.untyped_storage().nbytes() == weight.nbytes
 
 
+def attended(queries: Any, keys: Any, values: Any, starts: Any, scale: float, grouped: bool) -> Any:
+    """What PyTorch's kernel computes for window_size (-1, 0), row by row."""
+    if len({states.shape[1] for states in (queries, keys, values)}) > 1 and not grouped:
+        raise ValueError("as many heads of keys as of queries")
+    found = []
+    for start, stop in itertools.pairwise(starts.tolist()):
+        row = [states[start:stop].transpose(0, 1) for states in (queries, keys, values)]
+        attention = torch.nn.functional.scaled_dot_product_attention
+        found.append(attention(*row, is_causal=True, scale=scale, enable_gqa=True).transpose(0, 1))
+    return torch.cat(found)
+
+
+def of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+    raise AssertionError
+
+
+def of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
+    assert window_size == (-1, 0)
+    return attended(query, key, value, cu_seq_q, scale, grouped=True)
+
+
+def of_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    assert window_size == (-1, 0)
+    return attended(query, key, value, cu_seq_q, scale, grouped=enable_gqa)
+
+
+def test_pytorchs_kernel_for_all_rows_is_taken_as_its_version_has_it(monkeypatch: pytest.MonkeyPatch):
+    assert causally(of_2_10) is None
+    like = torch.empty(0)
+    for kernel in (of_2_11, of_2_13):
+        assert is_right(causally(kernel), like, 4, 2, 16)
+    assert not is_right(functools.partial(of_2_13, window_size=(-1, 0)), like, 4, 2, 16)  # it raises
+    looks_ahead = lambda *given, scale: attended(*(one.flip(0) for one in given[:3]), given[3], scale, True)  # noqa: E731
+    assert not is_right(looks_ahead, like, 4, 2, 16)
+    network = FORMS["qwen3"]().eval().requires_grad_(False)
+    expected = [plain.hidden_states(network, row) for row in ROWS]
+    monkeypatch.setattr(packed, "_varlen", lambda _: causally(of_2_11))
+    for found, exact in zip(states(Packed(network), ROWS), expected, strict=True):
+        np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
+    from torch.nn.attention.varlen import varlen_attn
+
     exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
     for dtype, least in ((torch.float32, 0.9999), (torch.bfloat16, 0.999), (torch.float16, 0.999)):
         there = copy.deepcopy(network).to("cuda", dtype)
-        found = Forward("there", there, "last", 40)(ROWS, [len(row) for row in ROWS])
+        forward = Forward("there", there, "last", 40)
+        found = forward(ROWS, [len(row) for row in ROWS])
+        if dtype != torch.float32 and causally(varlen_attn) is not None:
+            assert forward._packed.varlen is not None
         assert min(one @ true for one, true in zip(found, exact, strict=True)) > least

@@ -89,7 +89,7 @@ def _encoding(arguments: Namespace, device: str, work: Path) -> tuple[dict[str, 
     documents = list(islice(passages(arguments.data), arguments.documents))
     if len(documents) < arguments.documents:
         print(f"e2rank bench: {arguments.data} has {len(documents)} documents and no more", file=sys.stderr)
-    encoder, name = _loaded(arguments, device, map(as_text, documents), work)
+    encoder, name = _loaded(arguments, device, map(as_text, documents[:_READ]), work)
     found = {"model": name, **measure(encoder, documents, arguments.peers, arguments.rounds, work)}
     return found, shown(found)
 
