@@ -7,6 +7,7 @@ dear on a CPU as the products are.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from e2rank_pyserini.elementwise import Plain, Room, Turns
+from e2rank_pyserini.types import first_line
 
 if TYPE_CHECKING:
     from e2rank_pyserini.fused import Fused
@@ -162,13 +164,17 @@ def _together(*linears: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 def _between(network: Any, room: Room) -> "Plain | Fused":
     """Fused kernels where they run: on a GPU of 2020 or later, in half precision, by PyTorch's own Triton."""
     weight = network.norm.weight
-    if _is_modern(weight):
-        try:
-            from e2rank_pyserini.fused import Fused
-        except ImportError:  # a build of PyTorch without Triton
-            return Plain(room)
-        return Fused(room)
-    return Plain(room)
+    if not _is_modern(weight):
+        return Plain(room)
+    try:
+        from e2rank_pyserini.fused import Fused
+
+        fused = Fused(room)
+        fused.normed(torch.ones_like(weight)[None], None, weight, 1e-6)
+    except Exception as error:  # noqa: BLE001  without Triton, a C compiler or room for its cache: of many types
+        print(f"no fused kernels, somewhat slower: {first_line(error)}", file=sys.stderr)
+        return Plain(room)
+    return fused
 
 
 def _is_modern(states: torch.Tensor) -> bool:

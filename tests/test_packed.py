@@ -3,6 +3,8 @@
 import copy
 import functools
 import itertools
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from transformers import (
 
 from e2rank_pyserini import packed
 from e2rank_pyserini.catalog import model
+from e2rank_pyserini.elementwise import Plain, Room
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import Forward, batches, pool
 from e2rank_pyserini.packed import Packed, causally, fits, is_right
@@ -314,6 +317,26 @@ def test_pytorchs_kernel_for_all_rows_is_taken_as_its_version_has_it(monkeypatch
     monkeypatch.setattr(packed, "_varlen", lambda _: causally(of_2_11))
     for found, exact in zip(states(Packed(network), ROWS), expected, strict=True):
         np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+def test_where_triton_does_not_run_it_is_said_and_done_without(
+    network: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(packed, "_is_modern", lambda _: True)
+    broken = types.ModuleType("e2rank_pyserini.fused")
+    monkeypatch.setitem(sys.modules, "e2rank_pyserini.fused", broken)  # as where the import fails
+    assert type(Packed(copy.deepcopy(network)).between) is Plain
+    assert "no fused kernels" in capsys.readouterr().err
+
+    class Fused:
+        def __init__(self, room: Room) -> None: ...
+
+        def normed(self, *_: Any) -> None:
+            raise RuntimeError("Failed to find C compiler")
+
+    broken.Fused = Fused  # type: ignore[attr-defined]
+    assert type(Packed(copy.deepcopy(network)).between) is Plain
+    assert capsys.readouterr().err == "no fused kernels, somewhat slower: Failed to find C compiler\n"
 
 
 @pytest.mark.gpu
