@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -25,6 +26,18 @@ class Room:
             self.held.pop(name, None)  # its memory is for the new one
             held = self.held[name] = torch.empty(size, dtype=like.dtype, device=like.device)
         return held[:size].view(shape)
+
+
+def is_modern(states: torch.Tensor) -> bool:
+    """Whether these are half precision on a GPU of 2020 or later, whose kernels take all of it."""
+    is_half = states.is_cuda and states.dtype in (torch.bfloat16, torch.float16)
+    return is_half and torch.cuda.get_device_capability(states.device) >= (8, 0)
+
+
+def moved(numbers: Any, device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor on this device; a GPU is not waited for."""
+    tensor = torch.as_tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Plain:

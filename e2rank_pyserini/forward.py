@@ -1,5 +1,6 @@
 """Rows of token ids -> vectors: batches of a token budget through the network, and how a row's vector is pooled."""
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from e2rank_pyserini import packed
+from e2rank_pyserini.elementwise import moved
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.tokens import Ids
 from e2rank_pyserini.types import E2RankError, Vectors
@@ -133,7 +135,8 @@ class Forward:
                 groups.popleft()
                 continue
             land = _nothing
-            self._halve(len(rows[0]))
+            held = [len(row) for row in rows]
+            self._halve(max(held), sum(held) if self.packing else len(held) * max(held))
             groups = deque(self._batches(part.ids, itertools.chain(*groups)))
         return land
 
@@ -156,7 +159,9 @@ class Forward:
 
     def _start(self, rows: Sequence[Ids], pooled: Sequence[int]) -> Callable[[], Vectors]:
         """One forward pass over rows of ids, begun -> what waits for its vectors, (n, dim)."""
-        with timed("encode"):
+        # Triton launches on the current device, whichever the tensors' is
+        here = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        with timed("encode"), here:
             found = self._pass(rows, pooled)
             landed = torch.empty(found.shape, dtype=found.dtype, pin_memory=found.is_cuda)
             landed.copy_(found, non_blocking=True)
@@ -178,8 +183,8 @@ class Forward:
     def _pass(self, rows: Sequence[Ids], pooled: Sequence[int]) -> torch.Tensor:
         if not self.packing:
             with torch.inference_mode():
-                ids, mask = map(self._moved, padded(rows))
-                return embed(self.network, ids, mask, self.pooling, self._moved(pooled))
+                ids, mask, counts = (moved(one, self.device) for one in (*padded(rows), pooled))
+                return embed(self.network, ids, mask, self.pooling, counts)
         network = self._packed
         lengths = torch.tensor([len(row) for row in rows])
         starts, counts = spans(lengths.cumsum(0) - lengths, lengths, torch.tensor(pooled))
@@ -188,9 +193,9 @@ class Forward:
         wanted = [np.arange(one, one + count) for one, count in zip(starts.tolist(), counts.tolist(), strict=True)]
         some = np.concatenate(wanted) if counts.sum() < lengths.sum() else None
         with torch.inference_mode():
-            ids = self._moved(np.concatenate([np.asarray(row) for row in rows]))
-            hidden = network(ids, lengths.tolist(), None if some is None else self._moved(some))
-            starts, counts = self._moved(counts.cumsum(0) - counts), self._moved(counts)
+            ids = moved(np.concatenate([np.asarray(row) for row in rows]), self.device)
+            hidden = network(ids, lengths.tolist(), None if some is None else moved(some, self.device))
+            starts, counts = (moved(one, self.device) for one in (counts.cumsum(0) - counts, counts))
             return pool(hidden, starts, counts, self.pooling)
 
     @functools.cached_property
@@ -198,26 +203,19 @@ class Forward:
         with torch.inference_mode(False):  # the joined weights are ordinary ones, whoever calls
             return packed.Packed(self.network)
 
-    def _moved(self, numbers: Any) -> torch.Tensor:
-        tensor = torch.as_tensor(numbers)
-        return (
-            tensor.pin_memory().to(self.device, non_blocking=True)
-            if self.device.type == "cuda"
-            else tensor.to(self.device)
-        )
-
-    def _halve(self, longest: int) -> None:
+    def _halve(self, longest: int, held: int) -> None:
+        """Let batches be half of one of `held` tokens, which did not fit, if its longest text can be in them."""
         if self.batch_tokens <= longest:
             raise E2RankError(
                 f"model {self.name}: device {self.device} has too little memory for a text of {longest} tokens"
             )
-        asked, self.batch_tokens = self.batch_tokens, max(self.batch_tokens // 2, longest)
+        self.batch_tokens = max(min(self.batch_tokens, held) // 2, longest)
         if "_packed" in self.__dict__:  # else its weights did not fit either
             self._packed.room.held.clear()
         torch.cuda.empty_cache()
         print(
-            f"model {self.name}: device {self.device} has too little memory for batches of {asked} tokens: goes on "
-            f"with {self.batch_tokens}",
+            f"model {self.name}: device {self.device} has too little memory for a batch of {held} tokens: goes on with "
+            f"at most {self.batch_tokens}",
             file=sys.stderr,
         )
 

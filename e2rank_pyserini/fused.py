@@ -22,7 +22,7 @@ class Fused:
     def normed(
         self, hidden: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float
     ) -> torch.Tensor:
-        """Adds `added` to hidden (N, D) in place -> its RMSNorm (N, D)."""
+        """Adds `added` to hidden (N, D) in place -> its RMSNorm (N, D), in the room."""
         rows, width = hidden.shape
         found = self.room("normed", hidden, rows, width)
         block = triton.next_power_of_2(width)

@@ -5,24 +5,21 @@ products (queries, keys and values in one, gate and up in one) and with few temp
 dear on a CPU as the products are.
 """
 
-import functools
-import inspect
 import sys
-from collections.abc import Callable, Sequence
-from itertools import groupby
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from e2rank_pyserini.elementwise import Plain, Room, Turns
+from e2rank_pyserini.attention import Attend, attention, one_kernel
+from e2rank_pyserini.elementwise import Plain, Room, Turns, is_modern, moved
 from e2rank_pyserini.types import first_line
 
 if TYPE_CHECKING:
     from e2rank_pyserini.fused import Fused
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]  # (N, H, d), (N, K, d) twice
 _CLASSES = ("LlamaModel", "Qwen2Model", "Qwen3Model")
 _BY_LENGTH = ("dynamic", "longrope")  # rotary embeddings that depend on how long the row is
 
@@ -62,22 +59,24 @@ class Packed:
         self.network = network
         self.layers = [_layer(layer) for layer in network.layers]
         self.room = Room()
-        self.between = _between(network, self.room)
-        self.varlen = _varlen(network)
+        first = self.layers[0]
+        heads, groups = (linear.out_features // first.width for linear in _linears(network.layers[0])[:2])
+        self.between = _between(first, heads + groups, self.room)
+        self.varlen = one_kernel(first.down.weight, heads, groups, first.width)
 
     def __call__(self, ids: torch.Tensor, lengths: Sequence[int], wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Ids (N,) of rows of these `lengths`, end to end -> their last hidden states (N, D).
 
         `wanted` (M,): the numbers of the tokens whose states are asked for, (M, D); of the others, the last layer gives
         keys and values alone (but in float32, where what a product of a few rows gives depends on which of them it is:
-        equal texts shall have equal vectors).
+        equal texts shall have equal vectors). What is given back may lie in memory that the next call writes again.
         """
-        positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))
+        positions = moved(np.concatenate([np.arange(length) for length in lengths]), ids.device)
         hidden = self.network.embed_tokens(ids)
-        cos, sin = self.network.rotary_emb(hidden, positions.to(ids.device)[None])
+        cos, sin = self.network.rotary_emb(hidden, positions[None])
         half = cos.shape[-1] // 2  # both halves are alike
         turns = cos[0, :, :half], sin[0, :, :half]  # (N, d / 2)
-        attend = _attention(self.varlen, hidden, lengths, self.room)
+        attend = attention(self.varlen, hidden, lengths, self.room)
         spared = wanted is not None and spares(self.network)
         added = None
         for layer in self.layers:
@@ -161,107 +160,48 @@ def _together(*linears: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return joined, torch.cat([bias.detach() for bias in biases]) if biases else None
 
 
-def _between(network: Any, room: Room) -> "Plain | Fused":
-    """Fused kernels where they run: on a GPU of 2020 or later, in half precision, by PyTorch's own Triton."""
-    weight = network.norm.weight
-    if not _is_modern(weight):
-        return Plain(room)
+def _between(layer: _Layer, heads: int, room: Room) -> "Plain | Fused":
+    """Fused kernels where they run and give the same: on a GPU of 2020 or later, in half precision, by Triton."""
+    plain, weight = Plain(room), layer.first.weight
+    if not is_modern(weight):
+        return plain
     try:
-        from e2rank_pyserini.fused import Fused
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some versions of Triton tell of their defaults
+            from e2rank_pyserini.fused import Fused
 
-        fused = Fused(room)
-        fused.normed(torch.ones_like(weight)[None], None, weight, 1e-6)
+            fused = Fused(room)
+            why = None if agree(fused, plain, layer, heads) else "they give other numbers"
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # noqa: BLE001  without Triton, a C compiler or room for its cache: of many types
-        print(f"no fused kernels, somewhat slower: {first_line(error)}", file=sys.stderr)
-        return Plain(room)
-    return fused
+        why = first_line(error)
+    if why is not None:
+        print(f"PyTorch's own kernels, not fused ones, which is slower: {why}", file=sys.stderr)
+    return fused if why is None else plain
 
 
-def _is_modern(states: torch.Tensor) -> bool:
-    """Whether these are half precision on a GPU whose kernels take all of it."""
-    is_half = states.is_cuda and states.dtype in (torch.bfloat16, torch.float16)
-    return is_half and torch.cuda.get_device_capability(states.device) >= (8, 0)
+def agree(fused: Any, plain: Plain, layer: _Layer, heads: int) -> bool:
+    """Whether two kinds of kernels give the same for three rows of this layer's shapes, but for what is rounded."""
+    draw, weight, epsilon = torch.Generator().manual_seed(0), layer.first.weight, layer.first.variance_epsilon
 
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw).to(weight)
 
-def _attention(varlen: Any, hidden: torch.Tensor, lengths: Sequence[int], room: Room) -> Attend:
-    """Causal attention within each row: by the one kernel for all, or where there is none by rows of like length."""
-    if varlen is None:
-        return lambda queries, keys, values, scale: _by_length(
-            queries, keys, values, scale, lengths, room("found", queries, *queries.shape)
-        )
-    starts = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(hidden.device)
-    bounds = (starts, starts, max(lengths), max(lengths))
+    hidden, added, states = some(3, len(weight)), some(3, len(weight)), some(3, len(layer.gate_up[0]))
+    turned, turns = some(3, heads + 1, layer.width)[:, :heads], (some(3, layer.width)[:, : layer.width // 2],) * 2
 
-    def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-        found: torch.Tensor = varlen(queries, keys, values, *bounds, scale=scale)
-        return found
+    def found(kind: Any) -> list[torch.Tensor]:
+        both = hidden.clone()
+        given = [kind.normed(hidden.clone(), None, weight, epsilon).clone(), kind.normed(both, added, weight, epsilon)]
+        return [
+            *given,
+            both,
+            kind.turned(turned, layer.norms, turns, epsilon).clone(),
+            kind.gated(states.clone()).clone(),
+        ]
 
-    return attend
-
-
-def _varlen(network: Any) -> Any:
-    """PyTorch's attention of rows of many lengths, made causal, where it runs for this network's heads; else None."""
-    weight, attention = network.norm.weight, network.layers[0].self_attn
-    if not _is_modern(weight):
-        return None
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    causal, width = causally(varlen_attn), attention.head_dim
-    heads, groups = (linear.out_features // width for linear in (attention.q_proj, attention.k_proj))
-    return causal if causal is not None and is_right(causal, weight, heads, groups, width) else None
-
-
-def causally(varlen_attn: Any) -> Any:
-    """`varlen_attn` that looks back only, and takes fewer heads of keys than of queries; None for one that cannot.
-
-    PyTorch 2.10's knows no scale. 2.11's takes fewer heads without a word, since its kernel does; later ones refuse
-    them unless they are told.
-    """
-    known = inspect.signature(varlen_attn).parameters.keys()
-    if not {"scale", "window_size"} <= known:
-        return None
-    told = {"enable_gqa": True} if "enable_gqa" in known else {}
-    return functools.partial(varlen_attn, window_size=(-1, 0), **told)
-
-
-def is_right(causal: Any, like: torch.Tensor, heads: int, groups: int, width: int) -> bool:
-    """Whether this kernel gives what attention of each row by itself gives, tried on two rows.
-
-    `heads` of queries and `groups` of keys and values of this `width`, of `like`'s dtype and on its device.
-    """
-    draw = torch.Generator().manual_seed(0)
-    queries, keys, values = (
-        torch.randn(7, number, width, generator=draw).to(like) for number in (heads, groups, groups)
+    return all(
+        bool((one - other).abs().max() <= 0.03 * other.abs().max())  # a few roundings to 2^-8 of numbers of about 1
+        for one, other in zip(found(fused), found(plain), strict=True)
     )
-    starts = torch.tensor([0, 5, 7], dtype=torch.int32, device=like.device)
-    try:
-        found = causal(queries, keys, values, starts, starts, 5, 5, scale=width**-0.5)
-    except (RuntimeError, TypeError, ValueError):  # not built for this device, or not for such heads
-        return False
-    exact = _by_length(queries, keys, values, width**-0.5, (5, 2), torch.empty_like(queries))
-    return bool(torch.allclose(found.float(), exact.float(), atol=0.03))  # values of about 1, rounded to 2^-8
-
-
-def _by_length(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scale: float,
-    lengths: Sequence[int],
-    found: torch.Tensor,
-) -> torch.Tensor:
-    start = 0
-    for length, group in groupby(lengths):
-        rows = len(list(group))
-        part = slice(start, start + rows * length)
-        start = part.stop
-        query, key, value = (
-            states[part].view(rows, length, *states.shape[1:]).transpose(1, 2) for states in (queries, keys, values)
-        )
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
-        )
-        found[part] = attended.transpose(1, 2).flatten(0, 1)
-    return found

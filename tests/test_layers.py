@@ -23,7 +23,7 @@ LAYERS = [
         "elementwise",
         "training.processes",
     },
-    {"storage", "fused"},
+    {"storage", "fused", "attention"},
     {"prompts", "trec", "java", "training.log"},
     {"topics", "directories", "docids"},
     {"sealed", "journal"},

@@ -24,12 +24,13 @@ from transformers import (
     Qwen3Model,
 )
 
-from e2rank_pyserini import packed
+from e2rank_pyserini import attention, packed
+from e2rank_pyserini.attention import causally, is_right, one_kernel
 from e2rank_pyserini.catalog import model
-from e2rank_pyserini.elementwise import Plain, Room
+from e2rank_pyserini.elementwise import Plain
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import Forward, batches, pool
-from e2rank_pyserini.packed import Packed, causally, fits, is_right
+from e2rank_pyserini.packed import Packed, fits
 from e2rank_pyserini.types import E2RankError
 from tests.conftest import sentences
 from tests.reference import plain
@@ -207,21 +208,26 @@ class Small(torch.nn.Module):
         return BaseModelOutput(last_hidden_state=self.table(input_ids))
 
 
-def test_too_little_memory_halves_the_batches_and_loses_nothing(capsys):
+@pytest.mark.parametrize(
+    ("batch_tokens", "said"),
+    [
+        (200, ["196 tokens: goes on with at most 98", "98 tokens: goes on with at most 49"]),
+        # all rows are one batch of 60 times 7
+        (65536, ["420 tokens: goes on with at most 210", "210 tokens: goes on with at most 105",
+                 "105 tokens: goes on with at most 52", "49 tokens: goes on with at most 24"]),
+    ],
+)  # fmt: skip
+def test_too_little_memory_halves_the_batch_that_failed_and_loses_nothing(batch_tokens: int, said: list[str], capsys):
     rows = [[number] * (1 + number % 7) for number in range(60)]
-    network = Small(room=50)
-    forward = Forward("small", network, "mean", batch_tokens=200)
+    network = Small(room=50 if batch_tokens == 200 else 48)
+    forward = Forward("small", network, "mean", batch_tokens=batch_tokens)
     told: list[int] = []
     forward.progress = lambda texts, tokens: told.append(texts)
     expected = torch.nn.functional.normalize(network.table.weight[:60], dim=-1).detach().numpy()
     np.testing.assert_allclose(forward(rows, [len(row) for row in rows]), expected, atol=1e-6)
     assert sum(told) == 60  # every text once
-    assert forward.batch_tokens == 50
     lines = capsys.readouterr().err.splitlines()
-    assert [line.rpartition(" batches of ")[2] for line in lines] == [
-        "200 tokens: goes on with 100",
-        "100 tokens: goes on with 50",
-    ]
+    assert [line.rpartition(" a batch of ")[2] for line in lines] == said
     network.seen.clear()
     forward(rows, [len(row) for row in rows])
     assert max(network.seen) <= 50  # it stays with what fits
@@ -242,7 +248,7 @@ def test_the_room_of_a_packed_network_is_given_back_too(monkeypatch: pytest.Monk
     forward.batch_tokens = 200
     monkeypatch.setattr(network.embed_tokens, "forward", full)
     np.testing.assert_allclose(forward.whole([ROWS[3]]), expected[3:4], atol=1e-5)
-    assert "batches of 200 tokens: goes on with 100" in capsys.readouterr().err
+    assert "a batch of 89 tokens: goes on with at most 89" in capsys.readouterr().err  # now that the room is empty
 
 
 def test_weights_that_do_not_fit_when_they_are_joined_are_one_line(monkeypatch: pytest.MonkeyPatch):
@@ -304,52 +310,107 @@ def of_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, 
     return attended(query, key, value, cu_seq_q, scale, grouped=enable_gqa)
 
 
+def sees_all(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    back = cu_seq_q[-1] - cu_seq_q.flip(0)
+    return attended(query.flip(0), key.flip(0), value.flip(0), back, scale, grouped=True).flip(0)  # ahead alone
+
+
 def test_pytorchs_kernel_for_all_rows_is_taken_as_its_version_has_it(monkeypatch: pytest.MonkeyPatch):
     assert causally(of_2_10) is None
     like = torch.empty(0)
     for kernel in (of_2_11, of_2_13):
         assert is_right(causally(kernel), like, 4, 2, 16)
     assert not is_right(functools.partial(of_2_13, window_size=(-1, 0)), like, 4, 2, 16)  # it raises
-    looks_ahead = lambda *given, scale: attended(*(one.flip(0) for one in given[:3]), given[3], scale, True)  # noqa: E731
-    assert not is_right(looks_ahead, like, 4, 2, 16)
+    assert not is_right(causally(sees_all), like, 4, 2, 16)
     network = FORMS["qwen3"]().eval().requires_grad_(False)
     expected = [plain.hidden_states(network, row) for row in ROWS]
-    monkeypatch.setattr(packed, "_varlen", lambda _: causally(of_2_11))
+    monkeypatch.setattr(packed, "one_kernel", lambda *_: causally(of_2_11))
     for found, exact in zip(states(Packed(network), ROWS), expected, strict=True):
         np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
-def test_where_triton_does_not_run_it_is_said_and_done_without(
-    network: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+class Rounded(Plain):
+    """Kernels that give the same, but for what is rounded."""
+
+    def gated(self, states: torch.Tensor) -> torch.Tensor:
+        return super().gated(states).mul_(1.003)
+
+
+class Wrong(Plain):
+    """Kernels of which one leaves out an operand."""
+
+    def normed(self, hidden: torch.Tensor, added: Any, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+        return super().normed(hidden, None, weight, epsilon)
+
+
+class Raising(Plain):
+    """As Triton where there is no compiler."""
+
+    def normed(self, *_: Any) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Rounded, None),
+        (Wrong, "they give other numbers"),
+        (Raising, "Failed to find C compiler"),
+        (None, "cannot import name 'Fused'"),
+    ],
+)
+def test_fused_kernels_are_taken_where_they_run_and_give_the_same(
+    kind: Any, why: str | None, network: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(packed, "_is_modern", lambda _: True)
-    broken = types.ModuleType("e2rank_pyserini.fused")
-    monkeypatch.setitem(sys.modules, "e2rank_pyserini.fused", broken)  # as where the import fails
-    assert type(Packed(copy.deepcopy(network)).between) is Plain
-    assert "no fused kernels" in capsys.readouterr().err
+    monkeypatch.setattr(packed, "is_modern", lambda _: True)
+    module = types.ModuleType("e2rank_pyserini.fused")
+    if kind is not None:
+        module.Fused = kind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "e2rank_pyserini.fused", module)
+    found = Packed(copy.deepcopy(network))
+    assert type(found.between) is (kind if why is None else Plain)
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1 if why else not said
 
-    class Fused:
-        def __init__(self, room: Room) -> None: ...
 
-        def normed(self, *_: Any) -> None:
-            raise RuntimeError("Failed to find C compiler")
+def test_a_kernel_for_all_rows_is_taken_where_it_is_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    varlen = types.ModuleType("torch.nn.attention.varlen")
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", varlen)
+    like = torch.empty(0)
+    varlen.varlen_attn = of_2_11  # type: ignore[attr-defined]
+    assert one_kernel(like, 4, 2, 16) is None  # not on a CPU
+    monkeypatch.setattr(attention, "is_modern", lambda _: True)
+    assert one_kernel(like, 4, 2, 16).func is of_2_11
+    assert not capsys.readouterr().err
+    for wrong in (of_2_10, sees_all, None):
+        if wrong is None:
+            del varlen.varlen_attn  # PyTorch 2.9 has no such function
+        else:
+            varlen.varlen_attn = wrong  # type: ignore[attr-defined]
+        assert one_kernel(like, 4, 2, 16) is None
+        assert "attention takes a call for the rows of each length" in capsys.readouterr().err
 
-    broken.Fused = Fused  # type: ignore[attr-defined]
-    assert type(Packed(copy.deepcopy(network)).between) is Plain
-    assert capsys.readouterr().err == "no fused kernels, somewhat slower: Failed to find C compiler\n"
+    def full(*_: Any, window_size: Any = None, scale: Any = None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    varlen.varlen_attn = full  # type: ignore[attr-defined]
+    with pytest.raises(torch.OutOfMemoryError):  # which halves the batch, and tries again
+        one_kernel(like, 4, 2, 16)
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    from torch.nn.attention.varlen import varlen_attn
-
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
     exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
     for dtype, least in ((torch.float32, 0.9999), (torch.bfloat16, 0.999), (torch.float16, 0.999)):
         there = copy.deepcopy(network).to("cuda", dtype)
         forward = Forward("there", there, "last", 40)
         found = forward(ROWS, [len(row) for row in ROWS])
-        if dtype != torch.float32 and causally(varlen_attn) is not None:
-            assert forward._packed.varlen is not None
+        if dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0):
+            assert type(forward._packed.between).__name__ == "Fused"
+            assert forward._packed.varlen is not None or causally(varlen.varlen_attn) is None
         assert min(one @ true for one, true in zip(found, exact, strict=True)) > least
