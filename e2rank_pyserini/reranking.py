@@ -144,13 +144,21 @@ def missing(run: Run, index: VectorStore, *, depth: int) -> list[str]:
     return [docid for docid, is_stored in zip(candidates, stored, strict=True) if not is_stored]
 
 
+def cosines(vectors: Vectors, query: Vectors) -> Vectors:
+    """(n,): of vectors (n, dim) and a query (dim,), all of length 1.
+
+    Summed in float64 and rounded to float32, so that one does not depend on how many were computed with it.
+    """
+    found: Vectors = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    return found
+
+
 def order(docids: Sequence[str], vectors: Vectors, query: Vectors) -> list[Hit]:
     """The docids by cosine with `query`, best first, ties in the order given.
 
-    vectors: (n, dim) and query: (dim,), rows of length 1. Summed in float64 and rounded to float32, so that a score
-    does not depend on how many were computed with it.
+    vectors: (n, dim) and query: (dim,), rows of length 1.
     """
-    scores = (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+    scores = cosines(vectors, query)
     return [Hit(docids[row], float(scores[row])) for row in np.argsort(-scores, kind="stable").tolist()]
 
 

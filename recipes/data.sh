@@ -4,8 +4,8 @@
 #   COLLECTIONS=DIR recipes/data.sh OUT
 # COLLECTIONS holds BEIR folders: msmarco-v2-dl21-22 (with runs/), antique-train, scifact. trec-rag24 comes from its package,
 # WordNet, FOLDOC and GCIDE from Debian's (or name the folders of their files in WORDNET and DICTD), topics from an old
-# Pyserini's, the teacher from npm's. A tenth of the topics (by their qid's hash) is dev. Nothing is read of DL19, DL20, SciFact's test claims, Cranfield,
-# semanlink or the NIST topics of trec-rag24.
+# Pyserini's, the teacher from npm's. A tenth of the topics (by their qid's hash) is dev. Nothing is read of DL19, DL20,
+# SciFact's test claims, Cranfield, semanlink or the NIST topics of trec-rag24.
 set -euo pipefail
 OUT=${1:?usage: data.sh OUT}; BIN=${BIN:-.venv/bin}
 : "${COLLECTIONS:?name the folder of the collections}"
@@ -15,13 +15,18 @@ mkdir -p "$OUT"
 TEACHER=$OUT/gte-small
 BIN=$BIN "$here/gte-small.sh" "$OUT"
 [ -e "$OUT"/pyserini-0.21.0-*.whl ] || "$BIN/pip" download --quiet --no-deps --dest "$OUT" pyserini==0.21.0
+unpacked() ( # FOLDER PACKAGE…: Debian's packages, all of them or none
+    cd "$OUT" && rm -rf "$1.new" "$1"
+    for package in "${@:2}"; do apt-get download "$package" && dpkg-deb -x "$package"_*.deb "$1.new"; done
+    mv "$1.new" "$1"
+)
 if [ -z "${WORDNET:-}" ]; then
     WORDNET=$OUT/wordnet/usr/share/wordnet
-    [ -d "$WORDNET" ] || (cd "$OUT" && apt-get download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet)
+    [ -d "$WORDNET" ] || unpacked wordnet wordnet-base
 fi
 if [ -z "${DICTD:-}" ]; then
     DICTD=$OUT/dictd/usr/share/dictd
-    [ -d "$DICTD" ] || (cd "$OUT" && apt-get download dict-foldoc dict-gcide && for file in dict-*.deb; do dpkg-deb -x "$file" dictd; done)
+    [ -d "$DICTD" ] || unpacked dictd dict-foldoc dict-gcide
 fi
 DL=$COLLECTIONS/msmarco-v2-dl21-22; ANTIQUE=$COLLECTIONS/antique-train; SCIFACT=$COLLECTIONS/scifact
 RAG=${E2RANK_CACHE:-$HOME/.cache/e2rank}/trec-rag24-1.2.5/runs

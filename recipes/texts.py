@@ -84,9 +84,9 @@ def main(collections: Path, wordnet: Path, dictd: Path, pyserini: Path, output: 
         for query, pair in zip(queries, pairs, strict=False)
         if query and pair[0] != pair[1]
     ]
-    written = write_examples(output, examples)
     rows = "".join(f"w{number}\t{query}\n" for number, query in enumerate(asked))
-    output.with_name(output.name + ".web.tsv").write_text(rows, encoding="utf-8")
+    output.with_name(output.name + ".web.tsv").write_text(rows, encoding="utf-8")  # first: data.sh looks for the other
+    written = write_examples(output, examples)
     print(f"{written} examples of {many} passages: {len(documents)} texts, {len(queries)} queries")
 
 

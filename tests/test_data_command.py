@@ -122,7 +122,7 @@ def test_unjudged_left_out(make: Make):
 
 def test_words_depth_and_limit(make: Make):
     [row] = make("--max-words", "3", "--depth", "4", "--limit", "1")
-    assert row["document"] == ["flow", "flow flow", "flow flow flow", "flow flow flow"]
+    assert row["document"] == ["flow", "flow flow", "flow flow flow"]  # the fourth is cut to the same
 
 
 def test_several_lists(make: Make):
@@ -177,11 +177,45 @@ def test_each_run_gives_its_own_lists(make: Make, toy: Path):
 
 
 def test_each_run_draws_for_itself(make: Make, toy: Path):
-    """The same first stage twice: the first lists are equal, the random ones are not."""
-    rows = make("--documents", "3", "--lists", "4", "--limit", "1", "--run", str(toy / "first.trec"))
-    one, two = rows[:4], rows[4:]
-    assert one[0] == two[0]
-    assert one[1:] != two[1:]
+    """The same first stage twice: the first list is equal, and there once; the random ones are not."""
+    told: list[str] = []
+    words = ["--documents", "3", "--lists", "4", "--limit", "1"]
+    rows = make(*words, "--run", str(toy / "first.trec"), told=told)
+    assert rows[:4] == make(*words)
+    again = next(int(found[1]) for line in told if (found := re.search(r"(\d+) lists that another run gave too", line)))
+    assert 1 <= again < 4
+    assert len(rows) == 8 - again
+    assert len({docids(row) for row in rows}) == len(rows)
+
+
+def test_a_text_is_once_in_a_list_with_the_best_grade_of_its_copies(
+    make: Make, toy: Path, capfd: pytest.CaptureFixture[str]
+):
+    """d2 (grade 2) says what d1 and d6 say, d8 what d7 says; nothing else changes."""
+    same = {"d1": DOCS["d2"], "d6": DOCS["d2"], "d8": DOCS["d7"]}
+    rows = [{"_id": docid, "title": "", "text": text} for docid, text in (DOCS | same).items()]
+    (toy / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told: list[str] = []
+    [row] = make("--documents", "8", "--limit", "1", told=told)
+    assert (docids(row), row["relevance"]) == ("d2 d3 d4 d5 d7", [2.0, 0.0, 1.0, 0.0, 0.0])
+    assert any("3 copies of a document of the list" in line for line in told)
+    # a copy of a positive is no negative, whichever positive's line it is
+    for row in make("--pairs", "--documents", "8", "--relevance", "1", "--limit", "1"):
+        assert docids(row) in ("d2 d3 d5 d7", "d4 d3 d5 d7")
+    (toy / "corpus.jsonl").write_text("".join(json.dumps({**row, "text": "flow"}) + "\n" for row in rows))
+    line = f"data --dataset {toy} --run {toy / 'first.trec'} --limit 1 --documents 2 --output {toy / 'x.jsonl'}"
+    assert main(line.split()) == 1
+    assert "dropped: 1 copies of a document of the list, 1 lists of copies alone" in capfd.readouterr().err
+
+
+def test_every_list_keeps_all_hits_of_a_topic_with_few(make: Make, toy: Path):
+    """Topic c has two hits, which are fewer than are to be kept."""
+    run, scores = toy / "c.trec", toy / "c.scores.trec"
+    run.write_text("c Q0 d1 1 2 x\nc Q0 d2 2 1 x\n")
+    scores.write_text("c Q0 d1 1 5 x\nc Q0 d2 2 1 x\n")
+    words = ["--keep-top", "3", "--documents", "4", "--lists", "2", "--topics", str(toy / "queries.jsonl")]
+    scorer = f"run:{scores}"
+    assert [docids(row) for row in make("--labels", "scores", "--scorer", scorer, *words, run="c.trec")] == ["d1 d2"]
 
 
 def test_the_same_bytes_twice(make: Make, toy: Path):
@@ -697,6 +731,14 @@ REFUSED = [
     ("skip-top-alone", "--run {first} --skip-top 3", "--skip-top goes with --pairs"),
     ("skip-top-at-depth", "--run {first} --pairs --skip-top 9 --depth 9", "--skip-top 9: expected less than --depth"),
     ("keep-top-all", "--run {first} --documents 4 --keep-top 4", "--keep-top 4: expected less than --documents"),
+    (
+        "judgments-unread",
+        "--run {first} --labels scores --scorer run:{first} --qrels /nowhere",
+        "--qrels and --relevance go with --labels qrels or --with-qrels: --labels scores reads no judgments",
+    ),
+    ("task-unread", "--run {first} --task x", "--task goes with --mine dense"),
+    ("calls-unread", "--run {first} --retries 0", "--parallel, --timeout and --retries go with --labels llm"),
+    ("model-unread", "--run {first} --dtype float16", "--dtype goes with --mine dense"),
     ("keep-top-pairs", "--run {first} --pairs --keep-top 1", "--keep-top does not go with --pairs"),
     ("margin-alone", "--run {first} --margin 0.9 --index x", "--margin goes with --pairs"),
     ("margin-without-index", "--run {first} --pairs --margin 0.9", "--margin need --index DIR"),

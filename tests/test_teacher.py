@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.encoder import E2RankEncoder
@@ -215,6 +217,19 @@ def test_another_teacher_is_another_run(spec: ModelSpec, distilling: Recipe, tmp
     other = dataclasses.replace(distilling, teacher=str(spec.source))
     with pytest.raises(E2RankError, match="state of another run"):
         train(spec, other, EXAMPLES, tmp_path / "out", device="cpu")
+
+
+def test_a_teacher_read_otherwise_is_another_run(spec: ModelSpec, distilling: Recipe, tmp_path: Path):
+    """The same weights, with other settings beside them."""
+    place = tmp_path / "teacher"
+    shutil.copytree(str(distilling.teacher), place)
+    its = dataclasses.replace(distilling, teacher=str(place))
+    train(spec, its, EXAMPLES, tmp_path / "out", device="cpu", stop_after=2)
+    settings = yaml.safe_load((place / "e2rank.yaml").read_text())
+    settings["lengths"]["document"] = 6
+    (place / "e2rank.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(E2RankError, match="state of another run"):
+        train(spec, its, EXAMPLES, tmp_path / "out", device="cpu")
 
 
 def test_an_adapter_in_the_last_layers_leaves_the_first_alone(spec: ModelSpec):

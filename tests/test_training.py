@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from e2rank_pyserini.catalog import ModelSpec, model
@@ -30,7 +31,7 @@ from e2rank_pyserini.training.log import read_log
 from e2rank_pyserini.training.network import compressed, learner, linear_layers
 from e2rank_pyserini.training.recipe import Lora, Recipe, Tasks, recipe
 from e2rank_pyserini.training.sampling import schedule
-from e2rank_pyserini.training.step import Rows, backward, chosen, losses, rows_of
+from e2rank_pyserini.training.step import Rows, _listwise, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.train import Training, batches_of, learning_rate, train
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import LENGTHS, sentences
@@ -852,8 +853,40 @@ def test_all_weights_of_a_model_with_an_adapter_become_a_whole_model(made: dict[
     np.testing.assert_allclose(vectors(read), vectors(run.encoder), atol=2e-5)
 
 
+@pytest.mark.parametrize("relevance", [(1e8 + 1, 1e8 + 3, 1e8 + 2), (0.0, 3e39, 2e39), (1.0, 1.0 + 2e-9, 1.0 + 1e-9)])
+def test_ranknet_tells_apart_what_examples_tell_apart(relevance: tuple[float, ...]):
+    """Numbers that are one number in float32."""
+    vectors = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    order = positions((1, 2, 0))
+    found, expected = (
+        _listwise(
+            vectors,
+            vectors[:1],
+            Rows([], [], [0], [], [[1, 2, 3]]),
+            [Example("q", ("a", "b", "c"), (1, 2, 0), "s", its)],
+            10.0,
+        )
+        for its in (relevance, order)
+    )
+    assert found > 0
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_full_disk_is_one_line(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    chosen = Recipe("rank", 1e-3, 2, steps=3, save_every=1, dtype="float32")
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("e2rank_pyserini.training.state.save_file", full)
+    with pytest.raises(E2RankError, match=r"^[^\n]*out: cannot be written \([^\n]*No space left on device[^\n]*$"):
+        train(spec, chosen, lists(4, 3), tmp_path / "out", device="cpu")
+
+
 def test_lora_targets_that_the_model_lacks_are_one_line(spec: ModelSpec):
-    with pytest.raises(E2RankError, match=r"^[^\n]*lora does not fit it: [^\n]*$"):
+    with pytest.raises(
+        E2RankError, match=r"^[^\n]*lora: targets: the model has no linear layer 'query_projection' [^\n]*$"
+    ):
         learner(spec, dataclasses.replace(RANK, lora=Lora(2, 4, ("query_projection",))), "cpu")
 
 

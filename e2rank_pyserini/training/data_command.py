@@ -20,7 +20,8 @@ def data(arguments: Namespace) -> None:
     from e2rank_pyserini.training.answers import place_of
     from e2rank_pyserini.training.endpoint import SILENT, UNASKED
     from e2rank_pyserini.training.examples import check_output, write_examples
-    from e2rank_pyserini.training.making import RUN, make
+    from e2rank_pyserini.training.making import make
+    from e2rank_pyserini.training.ranking import RUN
     from e2rank_pyserini.types import E2RankError
 
     started = time.monotonic()
@@ -134,11 +135,9 @@ def _labels(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--endpoint", metavar="URL", help="for --labels llm: an OpenAI-compatible server, up to /v1")
     parser.add_argument("--llm", metavar="MODEL", help="for --labels llm: the model's name there (key: OPENAI_API_KEY)")
-    parser.add_argument("--parallel", type=_whole(1), default=4, metavar="N", help="LLM calls in flight (default: 4)")
-    parser.add_argument(
-        "--timeout", type=_number(above=0.0), default=120.0, metavar="SECONDS", help="of one LLM call (default: 120)"
-    )
-    parser.add_argument("--retries", type=_whole(0), default=5, metavar="N", help="of one LLM call (default: 5)")
+    parser.add_argument("--parallel", type=_whole(1), metavar="N", help="LLM calls in flight (default: 4)")
+    parser.add_argument("--timeout", type=_number(above=0.0), metavar="SECONDS", help="of one LLM call (default: 120)")
+    parser.add_argument("--retries", type=_whole(0), metavar="N", help="of one LLM call (default: 5)")
 
 
 def _check_options(arguments: Namespace) -> None:
@@ -149,6 +148,10 @@ def _check_options(arguments: Namespace) -> None:
     given = {name for name, value in vars(arguments).items() if value is not None and value is not False}
     labels, dense = arguments.labels, arguments.mine == "dense" or "margin" in given
     llm = {"endpoint", "llm"}
+    judged = labels == "qrels" or "with_qrels" in given
+    models = dense or any(not scorer.startswith("run:") for scorer in arguments.scorer or ())
+    encoders = dense or any(not scorer.startswith(("run:", "cross:")) for scorer in arguments.scorer or ())
+    unread = {"device", "dtype", "batch_tokens", "max_length"} & given
     for wrong, why in (
         (arguments.pairs and labels != "qrels", "--pairs goes with --labels qrels: the judgments say what is positive"),
         (arguments.skip_top and not arguments.pairs, "--skip-top goes with --pairs"),
@@ -167,6 +170,20 @@ def _check_options(arguments: Namespace) -> None:
         ("with_qrels" in given and labels != "scores", "--with-qrels goes with --labels scores"),
         (labels == "llm" and not llm <= given, "--labels llm needs --endpoint URL and --llm MODEL"),
         (labels != "llm" and llm & given, "--endpoint and --llm go with --labels llm"),
+        (
+            labels != "llm" and {"parallel", "timeout", "retries"} & given,
+            "--parallel, --timeout and --retries go with --labels llm",
+        ),
+        (
+            not judged and {"qrels", "relevance"} & given,
+            f"--qrels and --relevance go with --labels qrels or --with-qrels: --labels {labels} reads no judgments",
+        ),
+        ("task" in given and not encoders, "--task goes with --mine dense, --margin or a --scorer that is an encoder"),
+        (
+            bool(unread) and not models,
+            f"--{min(unread, default='').replace('_', '-')} goes with --mine dense, --margin or a --scorer that is a "
+            "model",
+        ),
     ):
         if wrong:
             raise E2RankError(why)

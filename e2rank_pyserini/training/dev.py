@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.reranking import cosines
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.types import ListwisePrompt, Vectors
@@ -31,7 +32,7 @@ def look(encoder: E2RankEncoder, dev: Sequence[Example], window: int, recipe: Re
         name: float(
             np.mean(
                 [
-                    ndcg(documents[[row[text] for text in example.documents]] @ reader, example.relevance)
+                    ndcg(cosines(documents[[row[text] for text in example.documents]], reader), example.relevance)
                     for example, reader in zip(dev, vectors, strict=True)
                 ]
             )

@@ -1,13 +1,14 @@
 """What ranks the documents of a list: judgments, or the scores of other models and runs."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.reranking import cosines
 from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
@@ -38,6 +39,20 @@ def example(listed: Listed, relevance: Sequence[float], source: str) -> Example 
     if len(set(relevance)) < 2:
         return None
     return Example(listed.query, listed.texts, ranked(relevance), source, tuple(map(float, relevance)))
+
+
+def distinct(listed: Listed, judged: Mapping[str, int], positives: Collection[str] = ()) -> Listed:
+    """The list with each text once: of its copies the best judged stands for all, in the first one's place.
+
+    `positives`: texts that none but the first document may have, as in a line of a positive and its negatives.
+    """
+    kept: dict[str, str] = {}
+    for docid, text in zip(listed.docids, listed.texts, strict=True):
+        if kept and text in positives:
+            continue
+        if text not in kept or judged.get(docid, 0) > judged.get(kept[text], 0):
+            kept[text] = docid
+    return listed._replace(docids=tuple(kept.values()), texts=tuple(kept))
 
 
 def grades(listed: Listed, judged: Mapping[str, int]) -> list[float]:
@@ -71,9 +86,8 @@ def by_encoder(encoder: "E2RankEncoder", task: str | None) -> Scorer:
         print(f"scorer {encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
         found = []
         for one in lists:
-            vectors = answers[[texts[text] for text in one.texts]].astype(np.float64)  # (n, dim)
-            # as everywhere, the cosine is a float32: below that, the vectors say nothing
-            found.append((vectors @ asked[queries[one.query]].astype(np.float64)).astype(np.float32).astype(np.float64))
+            vectors = answers[[texts[text] for text in one.texts]]  # (n, dim)
+            found.append(cosines(vectors, asked[queries[one.query]]).astype(np.float64))
         return found
 
     return score

@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,19 +26,11 @@ from e2rank_pyserini.reranking import missing, rescore
 from e2rank_pyserini.sharded import fingerprint
 from e2rank_pyserini.storage import local
 from e2rank_pyserini.tally import Tally, cut
-from e2rank_pyserini.training.answers import answered, place_of
-from e2rank_pyserini.training.endpoint import Endpoint
-from e2rank_pyserini.training.examples import Example, positions
+from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.labelling import (
     Listed,
-    Scorer,
-    by_cross_encoder,
-    by_encoder,
-    by_run,
-    combined,
+    distinct,
     example,
-    grades,
-    levels,
 )
 from e2rank_pyserini.training.mining import (
     NO_TEXT,
@@ -50,6 +42,7 @@ from e2rank_pyserini.training.mining import (
     negatives_of,
     positives_of,
 )
+from e2rank_pyserini.training.ranking import relevances
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics
 
@@ -57,7 +50,6 @@ if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
     from e2rank_pyserini.index import DenseIndex
 
-RUN, CROSS = "run:", "cross:"  # what a scorer that is no encoder begins with
 TIED = "lists whose documents all tie"
 
 
@@ -74,13 +66,16 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
     if dense is not None:
         encoder = dense[1]
         print(f"{encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
-    lists = _with_texts(arguments, corpus_source(arguments, named), template, topics, drawn, dropped)
+    relevance = arguments.relevance or (named.spec.relevance if named else 1)
+    positives = {qid: positives_of(qrels or {}, qid, relevance) if arguments.pairs else [] for qid in topics}
+    listed = _with_texts(arguments, corpus_source(arguments, named), template, topics, drawn, positives, dropped)
+    lists = _without_copies(listed, qrels or {}, dropped)
     if not lists:
         return [], dropped
     source = arguments.source or (named.spec.name if named else "unknown")
     examples = []
-    for listed, relevance in zip(lists, _relevances(arguments, named, lists, qrels), strict=True):
-        found = relevance if isinstance(relevance, str) else example(listed, relevance, source) or TIED
+    for one, labels in zip(lists, relevances(arguments, named, lists, qrels), strict=True):
+        found = labels if isinstance(labels, str) else example(one, labels, source) or TIED
         if isinstance(found, str):
             dropped[found] += 1
         else:
@@ -175,7 +170,9 @@ def _drawn(
             )
         drawn += found
         dropped.update(lost)
-    return drawn
+    once = list(dict.fromkeys(drawn))
+    dropped["lists that another run gave too"] += len(drawn) - len(once)
+    return once
 
 
 def _likeness(
@@ -216,10 +213,20 @@ def _likeness(
 
 
 def _with_texts(
-    arguments: Namespace, source: str, template: str, topics: Topics, drawn: Sequence[Drawn], dropped: Dropped
-) -> list[Listed]:
-    """The drawn lists with queries and texts. A hit that the corpus lacks is an error, a judged positive is dropped."""
-    texts = _texts(corpora.find(source, {docid for one in drawn for docid in one.docids}).values(), template)
+    arguments: Namespace,
+    source: str,
+    template: str,
+    topics: Topics,
+    drawn: Sequence[Drawn],
+    positives: Mapping[str, Sequence[str]],
+    dropped: Dropped,
+) -> list[tuple[Listed, set[str]]]:
+    """The drawn lists with queries and texts, and the texts of their topics' positives.
+
+    A hit that the corpus lacks is an error, a judged positive is dropped.
+    """
+    wanted = {docid for one in drawn for docid in (*one.docids, *positives[one.qid])}
+    texts = _texts(corpora.find(source, wanted).values(), template)
     if arguments.max_words:
         texts = {docid: _cut(text, arguments.max_words) for docid, text in texts.items()}
     hits = {docid for one in drawn for docid in (one.docids[1:] if arguments.pairs else one.docids)}
@@ -228,51 +235,21 @@ def _with_texts(
         raise E2RankError(f"document {min(unknown)}: in the run but not in the corpus ({len(unknown)} such)")
     known = [one for one in drawn if one.docids[0] in texts]
     dropped[NO_TEXT] += len(drawn) - len(known)
-    return [Listed(qid, topics[qid], docids, tuple(texts[docid] for docid in docids)) for qid, docids in known]
-
-
-def _relevances(
-    arguments: Namespace, named: Dataset | None, lists: Sequence[Listed], qrels: Qrels | None
-) -> Iterable[Sequence[float] | str]:
-    """For each list a relevance a document, or the reason why there is none."""
-    if arguments.pairs:
-        return [[1.0] + [0.0] * (len(one.docids) - 1) for one in lists]
-    if arguments.labels == "llm":
-        return _by_llm(arguments, lists)
-    judged = [grades(one, (qrels or {}).get(one.qid, {})) for one in lists]
-    if arguments.labels == "qrels":
-        return judged
-    scored = [_scorer(name, arguments, named)(lists) for name in arguments.scorer]
+    held = {qid: {texts[docid] for docid in positives[qid] if docid in texts} for qid in {one.qid for one in known}}
     return [
-        levels(combined(row, grade, arguments.with_qrels or 0.0))
-        for row, grade in zip(zip(*scored, strict=True), judged, strict=True)
+        (Listed(qid, topics[qid], docids, tuple(texts[docid] for docid in docids)), held[qid]) for qid, docids in known
     ]
 
 
-def _by_llm(arguments: Namespace, lists: Sequence[Listed]) -> Iterable[Sequence[float] | str]:
-    from tqdm import tqdm
-
-    endpoint = Endpoint(arguments.endpoint, arguments.llm, arguments.parallel, arguments.timeout, arguments.retries)
-    asked = [(one.query, one.texts) for one in lists]
-    coming = answered(asked, endpoint, place_of(Path(arguments.output)))
-    found = tqdm(coming, total=len(asked), unit=" lists", desc="llm", disable=None, file=sys.stderr)
-    return [order if isinstance(order, str) else positions(order) for order in found]
-
-
-def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
-    """A scorer by its prefix; without one, an encoder."""
-    if name.startswith(RUN):
-        return by_run(Path(name.removeprefix(RUN)))
-    if name.startswith(CROSS):
-        return by_cross_encoder(
-            name.removeprefix(CROSS),
-            device=arguments.device,
-            dtype=arguments.dtype or "float32",  # what bfloat16 cannot tell apart would be tied
-            max_length=arguments.max_length,
-            batch_tokens=arguments.batch_tokens,
-        )
-    encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None, named)
-    return by_encoder(encoder, retrieval_task(arguments.task, named))
+def _without_copies(lists: Sequence[tuple[Listed, set[str]]], qrels: Qrels, dropped: Dropped) -> list[Listed]:
+    """Every text of a list once: a copy of a positive is no negative, and nothing ranks a text above itself."""
+    found = [distinct(one, qrels.get(one.qid, {}), positives) for one, positives in lists]
+    dropped["copies of a document of the list"] += sum(
+        len(one.docids) - len(left.docids) for (one, _), left in zip(lists, found, strict=True)
+    )
+    kept = [one for one in found if len(one.docids) > 1]
+    dropped["lists of copies alone"] += len(found) - len(kept)
+    return kept
 
 
 def _texts(documents: Iterable[Document], template: str) -> dict[str, str]:

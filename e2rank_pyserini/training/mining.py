@@ -133,6 +133,7 @@ def _samples(
     A random one holds the first `keep` too, and a document of `wanted`, if there is any.
     """
     found = {tuple(candidates[:size]): None}
+    keep = min(keep, len(candidates))
     kept, rows = list(range(keep)), range(keep, len(candidates))
     needed = (
         [] if any(candidates[row] in wanted for row in kept) else [row for row in rows if candidates[row] in wanted]

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.catalog import ModelSpec, near_miss
 from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, check_base, whole_adapter, with_adapter
@@ -157,6 +157,13 @@ def _adapted(network: Any, spec: ModelSpec, recipe: Recipe) -> Any:
                     weight.requires_grad_(False)
         return further
     torch.manual_seed(recipe.seed)
+    known = {name.rpartition(".")[2] for name in linear_layers(network)}
+    for target in lora.targets:
+        if target.rpartition(".")[2] not in known:
+            raise E2RankError(
+                f"recipe: lora: targets: the model has no linear layer {target!r}{near_miss(target, known)} "
+                f"(there are {', '.join(sorted(known))})"
+            )
     targets = list(lora.targets) or "all-linear"
     if recipe.layers is not None:
         last = _last(network, recipe.layers)

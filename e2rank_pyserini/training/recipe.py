@@ -89,7 +89,11 @@ class Recipe:
             one_of("recipe: compress", self.compress, ("int4",))
         else:
             self._at_least("compress", 1)
+        for name in ("document_length", "query_length", "prompt_length"):
+            self._at_least(name, 1)
         self._at_least("documents", 2)
+        if not -(2**63) <= self.seed < 2**63:
+            raise E2RankError(f"recipe: seed: expected a whole number of 64 bits, got {self.seed}")
         for name in ("learning_rate", "temperature", "ranknet_scale", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise E2RankError(f"recipe: {name}: expected a number above 0, got {getattr(self, name)}")
@@ -98,6 +102,10 @@ class Recipe:
         for name in _OF_LISTS:
             if self.stage == "embed" and getattr(self, name) != getattr(type(self), name):
                 raise E2RankError(f"recipe: {name}: stage embed knows no lists")
+        if self.order != "given" and not self.prompts:
+            raise E2RankError("recipe: order: no prompt is read")
+        if self.distil_prompt != "prompt" and not (self.prompts and self.teacher):
+            raise E2RankError("recipe: distil_prompt: no prompt is read, or there is no teacher")
         if self.warmup > 1:
             raise E2RankError(f"recipe: warmup: expected a share of at most 1, got {self.warmup}")
         if self.lora is not None and min(self.lora.rank, self.lora.alpha) < 1:
@@ -141,15 +149,28 @@ def recipe(name: str | None, stage: str | None) -> Recipe:
 
 def fingerprint(identity: str, spec: ModelSpec, recipe: Recipe, *data: Sequence[Example]) -> str:
     """Of everything that decides the result; how memory is spent does not, nor where the weights lie."""
-    settings, read = dataclasses.asdict(recipe), dataclasses.asdict(spec)
-    for name in ("name", "source", "adapter", "revision", "dtype"):  # what of them matters is in the identity
-        del read[name]
+    chosen = dataclasses.asdict(recipe)
     for name in ("chunk_tokens", "cached", "checkpointing", "save_every"):
-        del settings[name]
-    digest = hashlib.sha256(json.dumps([identity, read, settings]).encode())
+        del chosen[name]
+    digest = hashlib.sha256(json.dumps([identity, settings(spec), chosen]).encode())
     for examples in data:
         digest.update(json.dumps([list(example) for example in examples]).encode())
     return digest.hexdigest()[:16]
+
+
+def settings(spec: ModelSpec) -> dict[str, Any]:
+    """What of a model's record decides its vectors and does not stand in its identity."""
+    found = dataclasses.asdict(spec)
+    for name in ("name", "source", "adapter", "revision", "dtype"):
+        del found[name]
+    return found
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up over the first share of the steps, then linear decay that would reach 0 after the last."""
+    warm = max(1, round(recipe.warmup * steps))
+    share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
+    return recipe.learning_rate * min(1.0, share)
 
 
 def _recipe(fields: dict[str, Any], stage: str | None, named: dict[str, Any], where: str) -> Recipe:

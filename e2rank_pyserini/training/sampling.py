@@ -28,11 +28,10 @@ def batches_of(examples: Sequence[Example], recipe: Recipe) -> list[Batch]:
     return batches[: recipe.steps]
 
 
-def used(examples: Sequence[Example], batch: int) -> tuple[Counter[str], Counter[str]]:
-    """Examples by source: of those that batches are made of, and of those that have too few for one."""
+def too_few(examples: Sequence[Example], batch: int) -> dict[str, int]:
+    """The sources that have not the examples of one batch, and how many they have."""
     counts = Counter(example.source for example in examples)
-    enough = Counter({source: count for source, count in counts.items() if count >= batch})
-    return enough, counts - enough
+    return {source: count for source, count in counts.items() if count < batch}
 
 
 def check_tasks(recipe: Recipe, examples: Sequence[Example]) -> None:

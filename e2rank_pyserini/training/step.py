@@ -161,11 +161,11 @@ def _listwise(
 ) -> torch.Tensor:
     longest = max(map(len, rows.documents))
     members = torch.zeros(len(examples), longest, dtype=torch.long)
-    relevance = torch.zeros(len(examples), longest)
+    relevance = torch.zeros(len(examples), longest, dtype=torch.float64)  # as files and InfoNCE tell them apart
     real = torch.zeros(len(examples), longest, dtype=torch.bool)
     for number, (example, numbers) in enumerate(zip(examples, rows.documents, strict=True)):
         members[number, : len(numbers)] = torch.tensor(numbers)
-        relevance[number, : len(numbers)] = torch.tensor(example.relevance)
+        relevance[number, : len(numbers)] = torch.tensor(example.relevance, dtype=torch.float64)
         real[number, : len(numbers)] = True
     device = vectors.device
     scores = scale * torch.einsum("bd,bnd->bn", readers, vectors[members.to(device)])  # (B, N)

@@ -8,11 +8,13 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from e2rank_pyserini import __version__
@@ -27,12 +29,12 @@ from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import Log, plot, read_log
 from e2rank_pyserini.training.network import change_of, is_compiled, learner
 from e2rank_pyserini.training.processes import group, own_device, wait
-from e2rank_pyserini.training.recipe import Recipe, fingerprint
-from e2rank_pyserini.training.sampling import batches_of, check_tasks, used
+from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
+from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line
 
 ALIKE, EARLY = 0.99, 20  # a mean cosine of documents that is told of after so many steps: it tells them apart no more
 _SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
@@ -61,7 +63,12 @@ def train(
     check_writable(output)
     with group(own_device(device) or "") as (rank, world), state.alone(output, rank):
         run = Training(spec, recipe, examples, output, dev, own_device(device), rank, world)
-        return run.go(stop_after)
+        try:
+            return run.go(stop_after)
+        except (OSError, SafetensorError) as error:
+            raise E2RankError(
+                f"{output}: cannot be written ({first_line(error)}); {run.working} has the state of the last save"
+            ) from error
 
 
 class Prepared(NamedTuple):
@@ -94,7 +101,8 @@ class Training:
             raise E2RankError(f"a batch of {recipe.batch} is too small for {world} processes")
         check_tasks(recipe, [*examples, *dev])
         self.batches = batches_of(self.examples, recipe)
-        self.used, few = used(self.examples, recipe.batch)
+        self.numbers = sorted({number for batch in self.batches for number in batch})
+        few = too_few(self.examples, recipe.batch)
         if few and rank == 0:
             told = ", ".join(f"{source} ({count} examples)" for source, count in few.items())
             print(f"sources that do not fill a batch of {recipe.batch} are not used: {told}", file=sys.stderr)
@@ -114,7 +122,9 @@ class Training:
         )
         self.working = state.place_of(output)
         self.teacher = self._teacher(device)
-        identity = self.encoder.identity + (f" {self.teacher.encoder.identity}" if self.teacher else "")
+        identity = self.encoder.identity
+        if self.teacher is not None:
+            identity += f" {self.teacher.encoder.identity} {json.dumps(settings(self.teacher.encoder.spec))}"
         self.fingerprint = fingerprint(identity, self.read, recipe, self.examples, dev)
         self.step = 0
         self.warned = False
@@ -132,7 +142,7 @@ class Training:
     def _teach(self) -> None:
         """Read the vectors to be learnt, of what the batches use."""
         if self.teacher is not None:
-            used = [self.examples[number] for number in sorted({number for batch in self.batches for number in batch})]
+            used = [self.examples[number] for number in self.numbers]
             self.teacher.read(used, self.recipe, self.window, self.working / f"teacher-{self.fingerprint}.safetensors")
 
     def go(self, stop_after: int | None) -> dict[str, Any]:
@@ -269,7 +279,7 @@ class Training:
             "base_weights": self.base_weights,
             "teacher": self.teacher.encoder.record if self.teacher else None,
             "recipe": dataclasses.asdict(self.recipe),
-            "examples": self.used,
+            "examples": Counter(self.examples[number].source for number in self.numbers),
             "fingerprint": self.fingerprint,
             "processes": self.world,
             "compiled": is_compiled(self.encoder.network),
@@ -283,13 +293,6 @@ class Training:
         made.rename(self.output)
         shutil.rmtree(self.working)
         return record
-
-
-def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up over the first share of the steps, then linear decay that would reach 0 after the last."""
-    warm = max(1, round(recipe.warmup * steps))
-    share = (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
-    return recipe.learning_rate * min(1.0, share)
 
 
 def _words(values: dict[str, float]) -> str:

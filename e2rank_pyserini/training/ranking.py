@@ -1,0 +1,76 @@
+"""What ranks the lists of `e2rank data`: judgments, scorers or an LLM. `arguments` is its command line."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.inputs import loaded_encoder, retrieval_task
+from e2rank_pyserini.training.answers import answered, place_of
+from e2rank_pyserini.training.endpoint import Endpoint
+from e2rank_pyserini.training.examples import positions
+from e2rank_pyserini.training.labelling import (
+    Listed,
+    Scorer,
+    by_cross_encoder,
+    by_encoder,
+    by_run,
+    combined,
+    grades,
+    levels,
+)
+from e2rank_pyserini.types import Qrels
+
+RUN, CROSS = "run:", "cross:"  # what a scorer that is no encoder begins with
+
+
+def relevances(
+    arguments: Namespace, named: Dataset | None, lists: Sequence[Listed], qrels: Qrels | None
+) -> Iterable[Sequence[float] | str]:
+    """For each list a relevance a document, or the reason why there is none."""
+    if arguments.pairs:
+        return [[1.0] + [0.0] * (len(one.docids) - 1) for one in lists]
+    if arguments.labels == "llm":
+        return _by_llm(arguments, lists)
+    judged = [grades(one, (qrels or {}).get(one.qid, {})) for one in lists]
+    if arguments.labels == "qrels":
+        return judged
+    scored = [_scorer(name, arguments, named)(lists) for name in arguments.scorer]
+    return [
+        levels(combined(row, grade, arguments.with_qrels or 0.0))
+        for row, grade in zip(zip(*scored, strict=True), judged, strict=True)
+    ]
+
+
+def _by_llm(arguments: Namespace, lists: Sequence[Listed]) -> Iterable[Sequence[float] | str]:
+    from tqdm import tqdm
+
+    endpoint = Endpoint(arguments.endpoint, arguments.llm, *_calls(arguments))
+    asked = [(one.query, one.texts) for one in lists]
+    coming = answered(asked, endpoint, place_of(Path(arguments.output)))
+    found = tqdm(coming, total=len(asked), unit=" lists", desc="llm", disable=None, file=sys.stderr)
+    return [order if isinstance(order, str) else positions(order) for order in found]
+
+
+def _calls(arguments: Namespace) -> tuple[int, float, int]:
+    """Calls in flight, the seconds and the retries of one."""
+    given = ((arguments.parallel, 4), (arguments.timeout, 120.0), (arguments.retries, 5))
+    parallel, timeout, retries = (default if value is None else value for value, default in given)
+    return int(parallel), float(timeout), int(retries)
+
+
+def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
+    """A scorer by its prefix; without one, an encoder."""
+    if name.startswith(RUN):
+        return by_run(Path(name.removeprefix(RUN)))
+    if name.startswith(CROSS):
+        return by_cross_encoder(
+            name.removeprefix(CROSS),
+            device=arguments.device,
+            dtype=arguments.dtype or "float32",  # what bfloat16 cannot tell apart would be tied
+            max_length=arguments.max_length,
+            batch_tokens=arguments.batch_tokens,
+        )
+    encoder = loaded_encoder(Namespace(**{**vars(arguments), "encoder": name}), None, named)
+    return by_encoder(encoder, retrieval_task(arguments.task, named))
