@@ -74,7 +74,8 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many questions wait."""
-        return len(self._jobs)
+        with self._changed:
+            return sum(not job.future.cancelled() for job in self._jobs)
 
     def submit(self, question: Question, tokens: int) -> "Future[Answer]":
         """A future with the answer. Raises Full and Stopped."""

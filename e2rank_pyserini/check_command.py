@@ -14,16 +14,20 @@ _SLACK = 1e-3  # how far the length of a vector that was divided by its length i
 
 def check(arguments: Namespace) -> None:
     """Directories -> a line each on stdout; raises E2RankError when anything is wrong with any of them."""
+    from e2rank_pyserini.storage import is_remote, local
     from e2rank_pyserini.types import E2RankError
 
+    for name in filter(is_remote, arguments.directories):
+        raise E2RankError(f"{name}: is not on this machine; copy it here to check it")
     wrong = 0
-    for directory in map(Path, arguments.directories):
+    for name in arguments.directories:
+        directory = local(name)
         try:
             faults, told = _checked(directory)
         except E2RankError as error:
             faults, told = [str(error)], ""
         wrong += bool(faults)
-        print(f"{directory}: {'damaged: ' + '; '.join(faults) if faults else 'ok: ' + told}", flush=True)
+        print(f"{name}: {'damaged: ' + '; '.join(faults) if faults else 'ok: ' + told}", flush=True)
     if wrong:
         raise E2RankError(f"{wrong} of {len(arguments.directories)} directories are damaged")
 

@@ -51,6 +51,9 @@ class Service:
     token: str | None = None
 
 
+_HITS = 10  # where none are asked for
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +62,7 @@ class SearchRequest(_Request):
     """`task` is the retrieval task, `rerank_task` that of the listwise prompt."""
 
     query: Text
-    hits: Count = 10
+    hits: Count | None = None
     rerank: StrictBool = False
     depth: Count | None = None
     window: Count | None = None
@@ -131,7 +134,8 @@ def search_question(asked: SearchRequest, service: Service) -> Search:
     query = _query(asked.query, service)
     for name, task in (("task", asked.task), ("rerank_task", asked.rerank_task)):
         _limit(name, len(task or ""), service.query, " characters")
-    _limit("hits", asked.hits, service.documents)
+    hits = asked.hits or min(_HITS, service.documents)
+    _limit("hits", hits, service.documents)
     given = {"depth": asked.depth, "window": asked.window, "rerank_task": asked.rerank_task}
     idle = [name for name, value in given.items() if value is not None and not asked.rerank]
     if idle:
@@ -147,7 +151,7 @@ def search_question(asked: SearchRequest, service: Service) -> Search:
         listwise = service.listwise._replace(
             depth=depth, window=window, task=asked.rerank_task or service.listwise.task
         )
-    return Search(query, asked.hits, asked.task or service.task, listwise, asked.return_documents)
+    return Search(query, hits, asked.task or service.task, listwise, asked.return_documents)
 
 
 def rerank_question(asked: RerankRequest, service: Service) -> Rerank:
@@ -157,7 +161,7 @@ def rerank_question(asked: RerankRequest, service: Service) -> Rerank:
     _limit("documents", len(asked.documents), service.documents)
     candidates = []
     for one in asked.documents:
-        text = document_text(one.title, one.text, service.template) if one.text is not None else ""
+        text = document_text(one.title.strip(), one.text.strip(), service.template) if one.text is not None else ""
         candidates.append(Candidate(one.docid, text))
     listwise = service.listwise._replace(
         window=asked.window or service.listwise.window, task=asked.task or service.listwise.task

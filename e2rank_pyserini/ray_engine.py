@@ -30,6 +30,8 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
         raise E2RankError(f"Ray cannot be imported ({error}); pip install 'e2rank-pyserini[ray]'") from error
 
     on_gpu = devices[0].startswith("cuda")
+    if any(device.startswith("cuda") != on_gpu for device in devices):
+        raise E2RankError(f"--devices {','.join(devices)}: Ray's actors are all on CPUs or all on GPUs")
     threads = settings.threads or 1
     needs = {"num_gpus": 1} if on_gpu else {"num_cpus": threads}
 

@@ -1,5 +1,6 @@
 """`e2rank serve`: search and rerank over HTTP, one model and one index, until it is told to stop."""
 
+import logging
 import math
 import os
 import sys
@@ -173,7 +174,9 @@ def _run(app: Any, listening: "socket.socket", metrics: "Metrics", timeout: floa
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(timeout) + 1,
+        http=_hurried(timeout),
     )
+    logging.getLogger("asyncio").addFilter(_Once())  # it says of each client that finds no free descriptor
     server = uvicorn.Server(config)
     # uvicorn raises each signal again when it is done: SIGTERM must then not kill, and is not lost before it begins
     before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
@@ -183,6 +186,37 @@ def _run(app: Any, listening: "socket.socket", metrics: "Metrics", timeout: floa
         signal.signal(signal.SIGTERM, before)
         answered = ", ".join(f"{count} x {status}" for status, count in metrics.by_status().items())
         print(f"e2rank serve: stopped; requests by status: {answered or 'none'}", file=sys.stderr)
+
+
+def _hurried(timeout: float) -> Any:
+    """uvicorn's HTTP, but a client that has sent no whole head of a request after `timeout` seconds is left."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Hurried(AutoHTTPProtocol):  # type: ignore[valid-type,misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(timeout, self._leave)
+
+        def _leave(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Hurried
+
+
+class _Once(logging.Filter):
+    """Lets each message through once, in its first line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        first = record.getMessage().partition("\n")[0]
+        is_new = first not in self.said
+        self.said.add(first)
+        record.msg, record.args, record.exc_info = first, (), None
+        return is_new
 
 
 def add_serve_parser(

@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 SHARD_DOCUMENTS = 4096  # encoded together, sorted by length: what a killed process loses at most
 _FORMAT = 1
 _PIECE = 1 << 20  # bytes read at a time
+_OF_MODEL = ("identity", "pooling", "eos", "lengths")
 _SAME = ("dim", "dtype", "document_template", "shard_documents", "corpus_fingerprint")  # of a manifest gone on with
 
 
@@ -45,13 +46,17 @@ class Task(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The record of a finished shard: how many documents, what was counted, and the SHA-256 of documents and files."""
+    """The record of a finished shard: how many documents, what was counted, the SHA-256 of documents and files.
+
+    `made` is a hash of the settings that decide its bytes; records of earlier versions have none.
+    """
 
     number: int
     documents: int
     counts: dict[str, int]
     digest: str
     files: dict[str, str]
+    made: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,12 @@ class Shards:
     def dim(self) -> int:
         return int(self.settings["dim"])
 
+    @property
+    def made(self) -> str:
+        """What tells shards of these settings from others: SHA-256 of what decides their bytes."""
+        decided = [_of_model(self.settings, key) for key in _OF_MODEL] + [self.settings.get(key) for key in _SAME]
+        return hashlib.sha256(json.dumps(decided).encode()).hexdigest()
+
     def write(self, task: Task, vectors: Vectors, counts: dict[str, int]) -> Shard:
         """Write a shard: its vectors (n, dim), its docids, and then its record, which makes it finished."""
         docids = "".join(f"{docid}\n" for docid in task.docids).encode()
@@ -77,13 +88,14 @@ class Shards:
         for name, content in files.items():
             self.folder.write(name_of(task.number, name), [content])
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        shard = Shard(task.number, len(task.docids), counts, task.digest, hashes)
+        shard = Shard(task.number, len(task.docids), counts, task.digest, hashes, self.made)
         self.folder.write(name_of(task.number, "shard.json"), _json(shard._asdict()))
         return shard
 
     def finished(self, task: Task) -> Shard | None:
-        """The record of a shard that is finished; None, said on stderr, where it is damaged.
+        """The record of a shard that is finished; None, said on stderr, where it is damaged or of other settings.
 
+        Such a one is what a process writes that outlived its job. Of a folder on this machine every byte is checked.
         Raises E2RankError where it was made from other documents.
         """
         name = name_of(task.number, "shard.json")
@@ -92,6 +104,10 @@ class Shards:
         try:
             shard = _shard(_read(self.folder, name), f"{self.place}/{name}")
             self.check_size(shard)
+            if shard.made not in ("", self.made):
+                raise E2RankError(f"{self.place}/{name}: made with other settings")
+            if self.folder.path is not None:
+                self._check_bytes(shard)
         except E2RankError as error:
             print(f"{error}; encoded again", file=sys.stderr)
             return None
@@ -111,6 +127,12 @@ class Shards:
             if size is None or (length is not None and size != length):
                 shown = "it is missing" if size is None else f"expected {length} bytes, got {size}"
                 raise E2RankError(f"{self.place}/{path}: is not what was written: {shown}")
+
+    def _check_bytes(self, shard: Shard) -> None:
+        for name, expected in shard.files.items():
+            with self.folder.open(name_of(shard.number, name)) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:  # type: ignore[arg-type]
+                    raise E2RankError(f"{self.place}/{name_of(shard.number, name)}: is not what was written")
 
     def pieces(self, shard: Shard, name: str) -> Iterator[bytes]:
         """The bytes of a shard's file. Raises E2RankError at their end where they are not those that were written.
@@ -137,9 +159,10 @@ class Shards:
             yield np.frombuffer(body, dtype="<f4").reshape(shard.documents, self.dim)
 
     def complete(self, shards: Sequence[Shard]) -> None:
-        """List the shards in the manifest."""
-        listed = {**self.settings, **summed(shards), "shards": [shard._asdict() for shard in shards]}
-        self.folder.write(MANIFEST, _json(listed))
+        """List the shards in the manifest, if it does not say all that already: it may be where nothing is written."""
+        content = _json({**self.settings, **summed(shards), "shards": [shard._asdict() for shard in shards]})
+        if self.folder.read(MANIFEST) != b"".join(content):
+            self.folder.write(MANIFEST, content)
 
 
 def summed(shards: Iterable[Shard]) -> dict[str, int]:
@@ -167,7 +190,7 @@ def opened(place: str, settings: dict[str, Any], *, keep: bool) -> Iterator[Shar
             try:
                 yield shards
             except BaseException:
-                if path is not None and not keep and shards.folder.size(name_of(0, "shard.json")) is None:
+                if path is not None and not keep and not any(path.glob("[0-9]*/shard.json")):
                     removed(path, last=MANIFEST)
                 raise
             if path is not None and not keep:
@@ -192,8 +215,8 @@ def _begin(shards: Shards) -> None:
 def check_same(begun: dict[str, Any], settings: dict[str, Any], place: str) -> None:
     """Refuse to go on with shards of another model, dtype, text or corpus."""
     ways = f"; go on as they were begun, or remove {place} to begin again"
-    for key in ("identity", "pooling", "eos", "lengths"):
-        was, now = (_documents_length(one["model"].get(key)) for one in (begun, settings))
+    for key in _OF_MODEL:
+        was, now = (_of_model(one, key) for one in (begun, settings))
         if was != now:
             name, other = begun["model"].get("name"), settings["model"]["name"]
             raise E2RankError(f"{place}: begun with model {name} ({key} {was}), not with {other} ({key} {now}){ways}")
@@ -202,8 +225,9 @@ def check_same(begun: dict[str, Any], settings: dict[str, Any], place: str) -> N
             raise E2RankError(f"{place}: begun with {key} {begun.get(key)!r}, not {settings.get(key)!r}{ways}")
 
 
-def _documents_length(value: Any) -> Any:
-    """Of a model's lengths only that of documents changes their vectors."""
+def _of_model(settings: dict[str, Any], key: str) -> Any:
+    """What the model's record says; of its lengths only that of documents changes their vectors."""
+    value = settings["model"].get(key)
     return value.get("document") if isinstance(value, dict) else value
 
 
@@ -225,7 +249,7 @@ def listed(folder: Folder, manifest: dict[str, Any]) -> list[Shard]:
 
 def _shard(record: dict[str, Any], where: str) -> Shard:
     try:
-        return Shard(**{name: record[name] for name in Shard._fields})
+        return Shard(**{name: record[name] for name in Shard._fields if name != "made" or name in record})
     except (KeyError, TypeError) as error:
         raise E2RankError(f"{where}: expected the record of a shard, got {record!r:.80}") from error
 

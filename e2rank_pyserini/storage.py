@@ -32,7 +32,7 @@ def remote(url: str) -> tuple[Any, str]:
 
     try:
         files, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # s3fs, gcsfs …; a protocol that it does not know
+    except Exception as error:  # s3fs is missing, no such protocol, host, archive …: of many types
         raise E2RankError(f"{url}: cannot be opened: {first_line(error)}") from error
     return files, str(path)
 
@@ -40,7 +40,7 @@ def remote(url: str) -> tuple[Any, str]:
 def size(url: str) -> int:
     """The size in bytes of a file behind a URL."""
     files, path = remote(url)
-    return int(files.info(path)["size"])
+    return int(_info(files, path, url)["size"] or 0)
 
 
 def files_of(url: str) -> list[str]:
@@ -48,9 +48,21 @@ def files_of(url: str) -> list[str]:
     files, path = remote(url)
     try:
         found = [path] if files.isfile(path) else files.find(path)
-    except OSError as error:
-        raise E2RankError(f"{url}: cannot be read: {error}") from error
-    return sorted(url.rstrip("/") + str(name).removeprefix(path.rstrip("/")) for name in found)
+    except Exception as error:  # a library's for each protocol
+        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
+    if not found:
+        _info(files, path, url)  # why
+    named = (url.rstrip("/") + str(name).removeprefix(path.rstrip("/")) for name in found)
+    return sorted(named, key=lambda one: one.split("/"))  # as paths are
+
+
+def _info(files: Any, path: str, url: str) -> Any:
+    try:
+        return files.info(path)
+    except FileNotFoundError as error:
+        raise E2RankError(f"{url}: no such file or folder") from error
+    except Exception as error:
+        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
 
 
 def remote_lines(url: str) -> Iterator[str]:
@@ -59,10 +71,15 @@ def remote_lines(url: str) -> Iterator[str]:
 
     def opened() -> IO[str]:
         raw = files.open(path, "rb")
-        packed: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+        packed: Any = gzip.GzipFile(fileobj=raw) if path.partition("?")[0].endswith(".gz") else raw
         return io.TextIOWrapper(cast(BinaryIO, packed), encoding="utf-8-sig")
 
-    return lines(opened, url)
+    try:
+        yield from lines(opened, url)
+    except E2RankError:
+        raise
+    except Exception as error:
+        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
 
 
 def lines(opened: Callable[[], IO[str]], where: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from e2rank_pyserini.corpus import files, is_lucene, live, lucene_document, lucene_searcher, parse_document
+from e2rank_pyserini.storage import is_remote
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -25,6 +26,8 @@ def opened_texts(source: str) -> Mapping[str, Document]:
     from its middle, so it is unpacked into a temporary file that goes with the process. A Lucene index is asked. One
     thread at a time. Raises E2RankError as `corpus.documents` does.
     """
+    if is_remote(source):
+        raise E2RankError(f"{source}: texts are looked up in a corpus on this machine: copy it here")
     return LuceneTexts(source) if is_lucene(source) else FileTexts(source)
 
 

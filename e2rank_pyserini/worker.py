@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any
 
 
@@ -14,6 +16,7 @@ def main() -> int:
     os.dup2(2, 1)  # what libraries print is no answer
     from e2rank_pyserini.types import E2RankError
 
+    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     work: Work | None = None
     for line in open(0, encoding="utf-8"):  # noqa: SIM115  standard input, in UTF-8 whatever the locale
         try:
@@ -27,6 +30,13 @@ def main() -> int:
         if "died" in answer:
             return 1
     return 0
+
+
+def _outlive_nobody(parent: int) -> None:
+    """End with the process that gives the tasks: what it leaves behind is another one's, perhaps with another model."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 class Work:

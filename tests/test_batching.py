@@ -109,7 +109,9 @@ def test_what_can_be_seen_to_be_bad_costs_the_others_nothing(worker: Worker, ech
 
 def test_what_is_taken_back_before_its_turn_is_not_encoded(worker: Worker, echo: Echo):
     gone, kept = said(worker, "gone"), said(worker, "kept")
+    assert worker.waiting == 2
     assert gone.cancel()
+    assert worker.waiting == 1
     echo.go.set()
     assert answer(kept) == "kept"
     assert echo.calls == [["first"], ["kept"]]

@@ -50,6 +50,13 @@ def not_numbers(rows: np.ndarray) -> None:
     rows[39, 5] = np.nan
 
 
+def test_a_directory_of_this_machine_may_be_a_url_and_no_other(copy: Path, capfd: Capture):
+    assert main(["check", f"file://{copy}"]) == 0
+    assert capfd.readouterr().out.startswith(f"file://{copy}: ok: ")
+    assert main(["check", "memory://there"]) == 1
+    assert capfd.readouterr().err == "e2rank check: memory://there: is not on this machine; copy it here to check it\n"
+
+
 def test_a_directory_without_sidecar_is_checked_as_far_as_it_can_be(copy: Path, capfd: Capture):
     (copy / "e2rank.json").unlink()
     vectors(copy, long)

@@ -203,7 +203,7 @@ def test_texts_and_docids_mix_and_a_title_goes_through_the_template(
     given = [
         {"docid": "000"},
         {"title": titled.title, "text": titled.text},
-        document_text(titled.title, titled.text, TEMPLATE),
+        {"title": f" {titled.title}", "text": f"{titled.text}\n"},  # as the blanks around those of a corpus, they go
         {"docid": "001"},
         {"docid": "000"},
     ]
@@ -214,6 +214,11 @@ def test_texts_and_docids_mix_and_a_title_goes_through_the_template(
     assert scores == pytest.approx(expected, abs=1e-5)
     shown = {one["index"]: one["document"] for one in answer["results"]}
     assert shown[0] == shown[4] == {"docid": "000", "title": titled.title, "text": titled.text}
+    assert asked(client, "/rerank", query="wing", documents=["wing flow", " wing flow\n"])["results"][0][
+        "relevance_score"
+    ] == pytest.approx(
+        asked(client, "/rerank", query="wing", documents=["wing flow", " wing flow\n"])["results"][1]["relevance_score"]
+    )
     assert shown[1] == {"title": titled.title, "text": titled.text}
 
 
@@ -531,6 +536,12 @@ def test_another_corpus_than_the_indexes_is_told(tiny_index: Path, beir: Path, t
         opened = _opened(_parser().parse_args(words), None)
         assert opened.texts is not None
         assert capsys.readouterr().err.count(f"e2rank serve: {tiny_index} was built from ") == said
+
+
+def test_no_more_hits_than_a_request_may_ask_for_where_it_asks_for_none(made: Made):
+    client = made(documents=5)
+    assert len(asked(client, "/search", query="shock wave")["hits"]) == 5
+    assert client.post("/search", json={"query": "shock wave", "hits": 6}).status_code == 422
 
 
 def test_a_depth_above_what_a_request_may_ask_for(tiny_index: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -21,9 +22,10 @@ from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import Advance, Engine, here
+from e2rank_pyserini.encoding import Advance, Engine, encode_shard, here, planned
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.sharded import ShardedIndex, open_index
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.types import Document, E2RankError
@@ -223,6 +225,82 @@ def test_a_damaged_shard_is_named_and_encoded_again(
     assert contents(tmp_path / "i") == contents(undisturbed)
 
 
+def test_kept_shards_that_are_damaged_are_encoded_again(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Without an index nothing else reads their bytes; the first shard is as good as another."""
+    place = tmp_path / "shards"
+    for number in ("00000", "00003"):
+        build(encoder, beir, None, shards=str(place))
+        path = place / number / "index"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        capsys.readouterr()
+        build(encoder, beir, None, shards=str(place))
+        assert f"{path}: is not what was written; encoded again" in capsys.readouterr().err
+    build(encoder, beir, tmp_path / "index", shards=str(place))
+    assert (tmp_path / "index" / "index").read_bytes() == (undisturbed / "index").read_bytes()
+
+
+def test_shards_of_other_settings_are_encoded_again(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As a worker leaves one that outlived its job."""
+    place = tmp_path / "shards"
+    build(encoder, beir, None, shards=str(place))
+    path = place / "00001" / "shard.json"
+    record = unsealed(path.read_text(), str(path))
+    path.write_text(json.dumps(seal({**record, "made": "0" * 64})))
+    build(encoder, beir, tmp_path / "index", shards=str(place))
+    assert f"{path}: made with other settings; encoded again" in capsys.readouterr().err
+    assert (tmp_path / "index" / "index").read_bytes() == (undisturbed / "index").read_bytes()
+    path.write_text(json.dumps(seal({key: value for key, value in record.items() if key != "made"})))
+    build(encoder, beir, None, shards=str(place))  # of an earlier version
+    assert "made with other settings" not in capsys.readouterr().err
+
+
+def test_what_is_finished_stays_though_the_first_shard_is_not(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    def engine(corpus: Any, shards: Shards, advance: Any) -> Any:
+        tasks = [task for task in planned(corpus, shards) if isinstance(task, Task)]
+        yield encode_shard(encoder, tasks[1], shards), True
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(encoder, beir, tmp_path / "index", engine=engine)
+    assert (tmp_path / "index.shards" / "00001" / "shard.json").exists()
+
+
+def test_complete_shards_that_cannot_be_written_become_an_index(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    place = tmp_path / "shards"
+    build(encoder, beir, None, shards=str(place))
+    before = (place / "manifest.json").stat().st_mtime_ns
+    build(encoder, beir, tmp_path / "index", shards=str(place))
+    assert (place / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_worker_ends_with_the_process_that_started_it(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
+    """Its parent is killed; nothing tells it so."""
+    script = (
+        "import subprocess, sys, time; "
+        "child = subprocess.Popen([sys.executable, '-m', 'e2rank_pyserini.worker', '{}'], stdin=subprocess.PIPE); "
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pipe = parent.stdout
+    assert pipe is not None
+    child = Path(f"/proc/{pipe.readline().strip()}")
+    time.sleep(1)  # it must have seen its parent
+    held = os.open(child / "fd" / "0", os.O_WRONLY)  # so that its input does not end
+    assert child.exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while child.exists() and "Z" not in (child / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.close(held)
+    pipe.close()
+
+
 def test_a_damaged_manifest_is_named(encoder: E2RankEncoder, beir: Path, tmp_path: Path):
     interrupted(encoder, beir, tmp_path / "i", 1)
     path = tmp_path / "i.shards" / "manifest.json"
@@ -329,13 +407,26 @@ def test_shards_and_corpus_behind_urls(encoder: E2RankEncoder, beir: Path, undis
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("memory://nowhere", "expected corpus.jsonl or other files"),
+        ("memory://nowhere", "memory://nowhere: no such file or folder"),
+        ("zip://x::file:///nofile", "zip://x::file:///nofile: cannot be opened: .*nofile"),
+        ("dir://a", "dir://a: cannot be opened: "),
         ("nosuch://x", "nosuch://x: cannot be opened: Protocol not known"),
     ],
 )
 def test_a_url_that_leads_nowhere_is_one_line(source: str, message: str):
     with pytest.raises(E2RankError, match=message):
         list(documents(source))
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths_behind_a_url_too(beir: Path, tmp_path: Path):
+    rows = [json.dumps({"_id": str(number), "text": "a text"}) + "\n" for number in range(4)]
+    for row, name in zip(rows, ("a/x.jsonl", "a-b.jsonl", "b/y.jsonl", "c.json"), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(row)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), "/ordered", recursive=True)
+    assert list(documents("memory://ordered")) == list(documents(str(tmp_path)))
+    assert fingerprint("memory://ordered") == fingerprint(str(tmp_path))
 
 
 def test_a_second_process_is_refused(encoder: E2RankEncoder, beir: Path, tmp_path: Path):

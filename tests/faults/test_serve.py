@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import statistics
@@ -401,6 +402,37 @@ def test_what_cannot_be_served_is_said_in_a_line(
     assert told.startswith("e2rank serve: ")
     assert said.format(tmp=tmp_path) in told
     assert told.count("\n") == 1
+
+
+def test_a_client_that_sends_no_request_is_left_after_the_timeout(words: list[str], tmp_path: Path):
+    server = Server(tmp_path / "log", *words, "--timeout", "1")
+    silent, half = (socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(2))
+    with silent, half:
+        half.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert [client.recv(100) for client in (silent, half)] == [b"", b""]
+        with contextlib.closing(server.connection()) as connection:
+            for _ in range(2):  # one that asks stays
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().read()
+                time.sleep(1.2)
+    assert server.stop() == 0
+
+
+def test_a_server_without_free_descriptors_says_so_once_and_comes_back(words: list[str], tmp_path: Path):
+    server = Server(tmp_path / "log", *words, "--timeout", "2")
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    held = sum(1 for _ in Path(f"/proc/{server.process.pid}/fd").iterdir())
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (held + 10, hard))
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(30)]
+    time.sleep(3)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    for client in clients:
+        client.close()
+    with contextlib.closing(server.connection()) as connection:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+    assert server.stop() == 0
+    assert len((tmp_path / "log").read_text().splitlines()) < 10
 
 
 def test_a_taken_port_is_said_before_the_model_is_loaded(words: list[str], capfd: pytest.CaptureFixture[str]):
