@@ -367,7 +367,7 @@ def test_fused_kernels_are_taken_where_they_run_and_give_the_same(
     if kind is not None:
         module.Fused = kind  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "e2rank_pyserini.fused", module)
-    found = Packed(copy.deepcopy(network))
+    found = Packed(copy.deepcopy(network).requires_grad_())  # as it is loaded
     assert type(found.between) is (kind if why is None else Plain)
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1 if why else not said
