@@ -96,6 +96,7 @@ def by_length(
     lengths: Sequence[int],
     found: torch.Tensor,
 ) -> torch.Tensor:
+    """The same row by row, those of one length that follow each other in one call; written to `found`, (N, H, d)."""
     start = 0
     for length, group in groupby(lengths):
         rows = len(list(group))

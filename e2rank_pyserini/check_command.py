@@ -17,8 +17,8 @@ def check(arguments: Namespace) -> None:
     from e2rank_pyserini.storage import is_remote, local
     from e2rank_pyserini.types import E2RankError
 
-    for name in filter(is_remote, arguments.directories):
-        raise E2RankError(f"{name}: is not on this machine; copy it here to check it")
+    if elsewhere := list(filter(is_remote, arguments.directories)):
+        raise E2RankError(f"{elsewhere[0]}: is not on this machine; copy it here to check it")
     wrong = 0
     for name in arguments.directories:
         directory = local(name)

@@ -15,6 +15,7 @@ from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 
+_HITS = 10  # of a search that asks for no number
 _UNREAD = ("max_tokens_per_doc", "max_chunks_per_doc", "rank_fields", "priority")  # of Cohere's request
 
 
@@ -49,9 +50,6 @@ class Service:
     body: int
     timeout: float
     token: str | None = None
-
-
-_HITS = 10  # where none are asked for
 
 
 class _Request(BaseModel):

@@ -8,21 +8,17 @@ import torch
 import triton
 import triton.language as tl
 
-from e2rank_pyserini.elementwise import Room, Turns
+from e2rank_pyserini.elementwise import Plain, Turns
 
 _PIECE = 2048  # numbers that one program of `gated` makes
 
 
-class Fused:
-    """The same as `elementwise.Plain`, for states that lie dense in a GPU's memory."""
-
-    def __init__(self, room: Room) -> None:
-        self.room = room
+class Fused(Plain):
+    """The same for states that lie dense in a GPU's memory; all that is given back is in the room."""
 
     def normed(
         self, hidden: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, epsilon: float
     ) -> torch.Tensor:
-        """Adds `added` to hidden (N, D) in place -> its RMSNorm (N, D), in the room."""
         rows, width = hidden.shape
         found = self.room("normed", hidden, rows, width)
         block = triton.next_power_of_2(width)
@@ -30,7 +26,6 @@ class Fused:
         return found
 
     def turned(self, heads: torch.Tensor, norms: torch.Tensor | None, turns: Turns, epsilon: float) -> torch.Tensor:
-        """Heads (N, H, d), whose `norms` (H, d) are weights of their RMSNorms, turned by their places' angles."""
         rows, number, width = heads.shape
         found = self.room("rotated", heads, rows, number, width)
         all_heads, half = triton.next_power_of_2(number), triton.next_power_of_2(width // 2)
@@ -52,7 +47,6 @@ class Fused:
         return found
 
     def gated(self, states: torch.Tensor) -> torch.Tensor:
-        """Gates and values end to end, (N, 2 I) -> silu(gate) * value, (N, I)."""
         rows, width = len(states), states.shape[1] // 2
         found = self.room("inner", states, rows, width)
         _gate[(rows, triton.cdiv(width, _PIECE))](states, found, width, _PIECE, num_warps=8)

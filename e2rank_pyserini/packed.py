@@ -8,7 +8,7 @@ dear on a CPU as the products are.
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ import torch
 from e2rank_pyserini.attention import Attend, attention, one_kernel
 from e2rank_pyserini.elementwise import Plain, Room, Turns, is_modern, moved
 from e2rank_pyserini.types import first_line
-
-if TYPE_CHECKING:
-    from e2rank_pyserini.fused import Fused
 
 _CLASSES = ("LlamaModel", "Qwen2Model", "Qwen3Model")
 _BY_LENGTH = ("dynamic", "longrope")  # rotary embeddings that depend on how long the row is
@@ -160,7 +157,7 @@ def _together(*linears: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return joined, torch.cat([bias.detach() for bias in biases]) if biases else None
 
 
-def _between(layer: _Layer, heads: int, room: Room) -> "Plain | Fused":
+def _between(layer: _Layer, heads: int, room: Room) -> Plain:
     """Fused kernels where they run and give the same: on a GPU of 2020 or later, in half precision, by Triton."""
     plain, weight = Plain(room), layer.first.weight
     if not is_modern(weight):
@@ -171,7 +168,7 @@ def _between(layer: _Layer, heads: int, room: Room) -> "Plain | Fused":
             from e2rank_pyserini.fused import Fused
 
             fused = Fused(room)
-            why = None if agree(fused, plain, layer, heads) else "they give other numbers"
+            why = None if _agree(fused, plain, layer, heads) else "they give other numbers"
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001  without Triton, a C compiler or room for its cache: of many types
@@ -181,7 +178,7 @@ def _between(layer: _Layer, heads: int, room: Room) -> "Plain | Fused":
     return fused if why is None else plain
 
 
-def agree(fused: Any, plain: Plain, layer: _Layer, heads: int) -> bool:
+def _agree(fused: Plain, plain: Plain, layer: _Layer, heads: int) -> bool:
     """Whether two kinds of kernels give the same for three rows of this layer's shapes, but for what is rounded."""
     draw, weight, epsilon = torch.Generator().manual_seed(0), layer.first.weight, layer.first.variance_epsilon
 
@@ -191,7 +188,7 @@ def agree(fused: Any, plain: Plain, layer: _Layer, heads: int) -> bool:
     hidden, added, states = some(3, len(weight)), some(3, len(weight)), some(3, len(layer.gate_up[0]))
     turned, turns = some(3, heads + 1, layer.width)[:, :heads], (some(3, layer.width)[:, : layer.width // 2],) * 2
 
-    def found(kind: Any) -> list[torch.Tensor]:
+    def found(kind: Plain) -> list[torch.Tensor]:
         both = hidden.clone()
         given = [kind.normed(hidden.clone(), None, weight, epsilon).clone(), kind.normed(both, added, weight, epsilon)]
         return [

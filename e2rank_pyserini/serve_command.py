@@ -176,7 +176,7 @@ def _run(app: Any, listening: "socket.socket", metrics: "Metrics", timeout: floa
         timeout_graceful_shutdown=math.ceil(timeout) + 1,
         http=_hurried(timeout),
     )
-    logging.getLogger("asyncio").addFilter(_Once())  # it says of each client that finds no free descriptor
+    logging.getLogger("asyncio").addFilter(_Accepted())
     server = uvicorn.Server(config)
     # uvicorn raises each signal again when it is done: SIGTERM must then not kill, and is not lost before it begins
     before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
@@ -204,17 +204,16 @@ def _hurried(timeout: float) -> Any:
     return Hurried
 
 
-class _Once(logging.Filter):
-    """Lets each message through once, in its first line."""
+class _Accepted(logging.Filter):
+    """Says once, in a line, that clients find no free descriptor: asyncio does for each, with a traceback."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
+    said = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         first = record.getMessage().partition("\n")[0]
-        is_new = first not in self.said
-        self.said.add(first)
+        if not first.startswith("socket.accept()"):
+            return True
+        is_new, self.said = not self.said, True
         record.msg, record.args, record.exc_info = first, (), None
         return is_new
 

@@ -11,11 +11,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from e2rank_pyserini.directories import held, removed
+from e2rank_pyserini.fingerprint import sha256
 from e2rank_pyserini.index import flat_header
 from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.storage import Folder
@@ -107,7 +109,7 @@ class Shards:
             if shard.made not in ("", self.made):
                 raise E2RankError(f"{self.place}/{name}: made with other settings")
             if self.folder.path is not None:
-                self._check_bytes(shard)
+                self._check_bytes(shard, self.folder.path)
         except E2RankError as error:
             print(f"{error}; encoded again", file=sys.stderr)
             return None
@@ -128,11 +130,10 @@ class Shards:
                 shown = "it is missing" if size is None else f"expected {length} bytes, got {size}"
                 raise E2RankError(f"{self.place}/{path}: is not what was written: {shown}")
 
-    def _check_bytes(self, shard: Shard) -> None:
+    def _check_bytes(self, shard: Shard, path: Path) -> None:
         for name, expected in shard.files.items():
-            with self.folder.open(name_of(shard.number, name)) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:  # type: ignore[arg-type]
-                    raise E2RankError(f"{self.place}/{name_of(shard.number, name)}: is not what was written")
+            if sha256(path / name_of(shard.number, name)) != expected:
+                raise E2RankError(f"{self.place}/{name_of(shard.number, name)}: is not what was written")
 
     def pieces(self, shard: Shard, name: str) -> Iterator[bytes]:
         """The bytes of a shard's file. Raises E2RankError at their end where they are not those that were written.

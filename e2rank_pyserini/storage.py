@@ -3,6 +3,7 @@
 A file that exists under its name is complete: written aside and renamed here, put in one piece to an object store.
 """
 
+import contextlib
 import gzip
 import io
 import os
@@ -40,25 +41,28 @@ def remote(url: str) -> tuple[Any, str]:
 def size(url: str) -> int:
     """The size in bytes of a file behind a URL."""
     files, path = remote(url)
-    return int(_info(files, path, url)["size"] or 0)
+    with _told(url):
+        return int(files.info(path)["size"] or 0)
 
 
 def files_of(url: str) -> list[str]:
     """The URLs of the files in a folder behind a URL and in its folders, sorted; the URL itself where it is a file."""
     files, path = remote(url)
-    try:
+    with _told(url):
         found = [path] if files.isfile(path) else files.find(path)
-    except Exception as error:  # a library's for each protocol
-        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
-    if not found:
-        _info(files, path, url)  # why
+        if not found:
+            files.info(path)  # raises why
     named = (url.rstrip("/") + str(name).removeprefix(path.rstrip("/")) for name in found)
     return sorted(named, key=lambda one: one.split("/"))  # as paths are
 
 
-def _info(files: Any, path: str, url: str) -> Any:
+@contextlib.contextmanager
+def _told(url: str) -> Iterator[None]:
+    """What fsspec's file systems raise, each its own types, as one line."""
     try:
-        return files.info(path)
+        yield
+    except E2RankError:
+        raise
     except FileNotFoundError as error:
         raise E2RankError(f"{url}: no such file or folder") from error
     except Exception as error:
@@ -74,12 +78,8 @@ def remote_lines(url: str) -> Iterator[str]:
         packed: Any = gzip.GzipFile(fileobj=raw) if path.partition("?")[0].endswith(".gz") else raw
         return io.TextIOWrapper(cast(BinaryIO, packed), encoding="utf-8-sig")
 
-    try:
+    with _told(url):
         yield from lines(opened, url)
-    except E2RankError:
-        raise
-    except Exception as error:
-        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
 
 
 def lines(opened: Callable[[], IO[str]], where: str) -> Iterator[str]:

@@ -16,8 +16,13 @@ TEACHER=$OUT/gte-small
 BIN=$BIN "$here/gte-small.sh" "$OUT"
 [ -e "$OUT"/pyserini-0.21.0-*.whl ] || "$BIN/pip" download --quiet --no-deps --dest "$OUT" pyserini==0.21.0
 unpacked() ( # FOLDER PACKAGE…: Debian's packages, all of them or none
-    cd "$OUT" && rm -rf "$1.new" "$1"
-    for package in "${@:2}"; do apt-get download "$package" && dpkg-deb -x "$package"_*.deb "$1.new"; done
+    cd "$OUT"
+    rm -rf "$1.new" "$1"
+    for package in "${@:2}"; do
+        rm -f "$package"_*.deb
+        apt-get download "$package"
+        dpkg-deb -x "$package"_*.deb "$1.new"
+    done
     mv "$1.new" "$1"
 )
 if [ -z "${WORDNET:-}" ]; then
