@@ -176,7 +176,7 @@ def _run(app: Any, listening: "socket.socket", metrics: "Metrics", timeout: floa
         timeout_graceful_shutdown=math.ceil(timeout) + 1,
         http=_hurried(timeout),
     )
-    logging.getLogger("asyncio").addFilter(_Accepted())
+    logging.getLogger("asyncio").addFilter(_Once())
     server = uvicorn.Server(config)
     # uvicorn raises each signal again when it is done: SIGTERM must then not kill, and is not lost before it begins
     before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
@@ -204,17 +204,17 @@ def _hurried(timeout: float) -> Any:
     return Hurried
 
 
-class _Accepted(logging.Filter):
-    """Says once, in a line, that clients find no free descriptor: asyncio does for each, with a traceback."""
+class _Once(logging.Filter):
+    """Lets each kind of message through once: without free descriptors asyncio has thousands, for every client some."""
 
-    said = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         first = record.getMessage().partition("\n")[0]
-        if not first.startswith("socket.accept()"):
-            return True
-        is_new, self.said = not self.said, True
-        record.msg, record.args, record.exc_info = first, (), None
+        is_new = first not in self.said
+        self.said.add(first)
         return is_new
 
 
