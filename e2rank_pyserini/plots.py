@@ -62,7 +62,8 @@ def measures(runs: Sequence[Entry]) -> bytes:
         told = "dot: mean over topics, in percent\nbar: 95% bootstrap interval\nhollow dot, dashed line: the baseline"
         last.text(0, 0.9, told, transform=last.transAxes, verticalalignment="top")
 
-    return _drawn(3 * (0.6 + 0.17 * sum(1 + name.count("\n") for name in names)), draw)
+    lines = max(1 + name.count("\n") for name in names)  # rows lie evenly, so each is as high as the longest label
+    return _drawn(3 * (0.6 + 0.17 * lines * len(names)), draw)
 
 
 def topics(runs: Sequence[Entry]) -> bytes:
@@ -189,7 +190,7 @@ def _panels(figure: Figure, runs: Sequence[Entry]) -> list[Axes]:
     """A panel for each run but the baseline, two in a row where there are two, titled."""
     axes = list(figure.subplots(-(-(len(runs) - 1) // 2), min(len(runs) - 1, 2), squeeze=False).flat)
     for axis, entry in zip(axes, runs[1:], strict=False):
-        axis.set_title(wrapped(entry.name, 44), loc="left", fontweight="bold", parse_math=False)
+        axis.set_title(wrapped(entry.name, 32), loc="left", fontweight="bold", parse_math=False)
     for axis in axes[len(runs) - 1 :]:
         axis.axis("off")
     return axes[: len(runs) - 1]

@@ -255,11 +255,16 @@ def test_an_adapter_that_is_trained_further_keeps_to_the_recipe(spec: ModelSpec,
             learner(first, dataclasses.replace(chosen, lora=lora), "cpu")
 
 
-def test_the_space_is_fitted_on_more_documents_than_it_has_dimensions(spec: ModelSpec, wide: Path, monkeypatch):
+def test_the_space_is_fitted_on_many_documents_of_all_sources(spec: ModelSpec, wide: Path, monkeypatch):
     monkeypatch.setattr("e2rank_pyserini.training.teacher.FITTED", 8)
-    teacher = Teacher(E2RankEncoder.load(str(wide), device="cpu"))
-    teacher.fit(E2RankEncoder.load(spec, device="cpu"), lists(40, 4, seed=3, most=12))
-    assert teacher.encoder.tally.documents == 4 * 64 // 3
+    teacher, read = Teacher(E2RankEncoder.load(str(wide), device="cpu")), []
+    encode = teacher.encoder.encode_documents
+    monkeypatch.setattr(teacher.encoder, "encode_documents", lambda texts: read.extend(texts) or encode(texts))
+    examples = lists(400, 4, seed=3, most=12)
+    teacher.fit(E2RankEncoder.load(spec, device="cpu"), examples)
+    assert len(read) == 8 * 64
+    last = {text for example in examples[300:] for text in example.documents}
+    assert len(last.intersection(read)) > 64  # a quarter of all, so 128 are expected
 
 
 def test_more_layers_than_the_model_has_are_one_line(spec: ModelSpec):

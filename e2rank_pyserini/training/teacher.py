@@ -20,7 +20,7 @@ from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line
 
-FITTED = 512  # documents, at least, that the centre and the turn of the space are fitted on
+FITTED = 4096  # documents, at least, that the centre and the turn of the space are fitted on
 FED_BACK = 0.5  # what the documents' mean counts beside the query, as in Rocchio's feedback
 SHARPNESS = 20.0  # of the weights in that mean, times the cosine with the query
 _BLOCK = 8192  # texts encoded between two moves of the bar
@@ -50,10 +50,11 @@ class Teacher:
         """Centre the teacher's space, and turn it to lie as near as it can to where the student's vectors are already.
 
         What all of a model's vectors share orders nothing, but would be most of what there is to learn. There are to
-        be more documents than the narrower space has dimensions: else rounding decides some of the turn.
+        be many more documents than the narrower space has dimensions, of all sources: a turn that is fitted on few, or
+        on what stands first, holds for those alone.
         """
-        count = max(FITTED, 4 * min(self.encoder.dim, student.dim) // 3)
-        texts = documents_of(examples[:count])[:count]
+        count = max(FITTED, 8 * min(self.encoder.dim, student.dim))
+        texts = documents_of(Random(0).sample(examples, min(count, len(examples))))[:count]
         theirs, ours = (torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student))
         self.centre, self.turn = theirs.mean(dim=0), turned(theirs, ours)
 
