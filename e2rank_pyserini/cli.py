@@ -49,8 +49,20 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
         arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
     if "output" in arguments:
         arguments.words = words  # what RUN.json holds
+        arguments.output = _here(arguments.output)
     with recording():
         arguments.function(arguments)
+
+
+def _here(output: str | None) -> str | None:
+    """The path of an output; a URL would be a folder of that name."""
+    if output is None or "://" not in output:
+        return output
+    storage = import_module("e2rank_pyserini.storage")
+    if storage.is_remote(output):
+        types = import_module("e2rank_pyserini.types")
+        raise types.E2RankError(f"--output {output}: expected a path on this machine, got a URL")
+    return str(storage.local(output))
 
 
 def _command(words: Sequence[str]) -> None:

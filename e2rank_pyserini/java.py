@@ -36,8 +36,9 @@ def start(*, own: bool = True) -> Path:
     os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 builds an OpenAI client at import
     if _VECTOR not in _release(home).get("MODULES", "").split():
         _drop_vector_module()
+    _add("-Xss8m")  # HotSpot guards the main thread's stack at this size; Python 3.12 and later go deeper than its 1 MB
     if own:
-        _leave_signals()
+        _add("-Xrs")
     return home
 
 
@@ -102,11 +103,11 @@ def _release(home: Path) -> dict[str, str]:
     return dict(re.findall(r'^(\w+)="(.*)"$', text, re.M))
 
 
-def _leave_signals() -> None:
+def _add(option: str) -> None:
     import jnius_config
 
-    if "-Xrs" not in jnius_config.get_options():
-        jnius_config.add_options("-Xrs")
+    if option not in jnius_config.get_options():
+        jnius_config.add_options(option)
 
 
 def _drop_vector_module() -> None:

@@ -41,6 +41,8 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
         started = not ray.is_initialized()
         if started:
             ray.init(log_to_driver=False)
+        context = ray.data.DataContext.get_current()
+        before, context.target_max_block_size = context.target_max_block_size, 1  # or all shards are one actor's task
         try:
             if shards.folder.path is not None and len(ray.nodes()) > 1:
                 print(f"{shards.folder.path}: must be the same folder on every machine of the cluster", file=sys.stderr)
@@ -51,6 +53,7 @@ def on_ray(settings: Settings, devices: Sequence[str]) -> Engine:
             )
             yield from _finished(encoded.iter_rows(), advance)
         finally:
+            context.target_max_block_size = before
             if started:
                 ray.shutdown()
 

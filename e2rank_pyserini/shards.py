@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from e2rank_pyserini.types import E2RankError, Vectors
 MANIFEST = "manifest.json"
 SHARD_DOCUMENTS = 4096  # encoded together, sorted by length: what a killed process loses at most
 _FORMAT = 1
-_PIECE = 1 << 20  # bytes read at a time
 _OF_MODEL = ("identity", "pooling", "eos", "lengths")
 _SAME = ("dim", "dtype", "document_template", "shard_documents", "corpus_fingerprint")  # of a manifest gone on with
 
@@ -142,16 +141,16 @@ class Shards:
         """
         digest = hashlib.sha256()
         path = name_of(shard.number, name)
-        with self.folder.open(path) as file:
-            for piece in _pieces(file):
-                digest.update(piece)
-                yield piece
+        for piece in self.folder.pieces(path):
+            digest.update(piece)
+            yield piece
         if digest.hexdigest() != shard.files[name]:
-            self.folder.remove(name_of(shard.number, "shard.json"))
-            raise E2RankError(
-                f"{self.place}/{path}: its bytes are not those that were written (SHA-256 differs); give the command "
-                "again: this shard will be encoded again"
-            )
+            damage = f"{self.place}/{path}: its bytes are not those that were written (SHA-256 differs)"
+            try:
+                self.folder.remove(name_of(shard.number, "shard.json"))
+            except E2RankError as error:
+                raise E2RankError(f"{damage}; {error}") from error
+            raise E2RankError(f"{damage}; give the command again: this shard will be encoded again")
 
     def vectors(self, shards: Iterable[Shard]) -> Iterator[Vectors]:
         """The vectors of each shard, (n, dim)."""
@@ -270,8 +269,3 @@ def name_of(number: int, name: str) -> str:
 
 def _json(record: dict[str, Any]) -> list[bytes]:
     return [json.dumps(seal(record), indent=1).encode() + b"\n"]
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece

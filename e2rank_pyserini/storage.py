@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO, cast
 from e2rank_pyserini.types import E2RankError, first_line
 
 _FILE = "file://"
+_PIECE = 1 << 20
 
 
 def is_remote(place: str) -> bool:
@@ -52,21 +53,23 @@ def files_of(url: str) -> list[str]:
         found = [path] if files.isfile(path) else files.find(path)
         if not found:
             files.info(path)  # raises why
+        files.invalidate_cache()  # a listing that is kept hides what other processes write there
     named = (url.rstrip("/") + str(name).removeprefix(path.rstrip("/")) for name in found)
     return sorted(named, key=lambda one: one.split("/"))  # as paths are
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """What fsspec's file systems raise, each its own types, as one line."""
+def _told(where: str, what: str = "read", raised: type[Exception] = Exception) -> Iterator[None]:
+    """What is `raised` as one line: fsspec's file systems have each its own types."""
     try:
         yield
     except E2RankError:
         raise
-    except FileNotFoundError as error:
-        raise E2RankError(f"{url}: no such file or folder") from error
-    except Exception as error:
-        raise E2RankError(f"{url}: cannot be read: {first_line(error)}") from error
+    except raised as error:
+        if what == "read" and isinstance(error, FileNotFoundError):
+            raise E2RankError(f"{where}: no such file or folder") from error
+        told = getattr(error, "strerror", None) or first_line(error)
+        raise E2RankError(f"{where}: cannot be {what}: {told}") from error
 
 
 def remote_lines(url: str) -> Iterator[str]:
@@ -101,6 +104,8 @@ class Folder:
 
     def __init__(self, place: str) -> None:
         self.place = place.rstrip("/")
+        if is_remote(place) and "://" not in self.place:
+            raise E2RankError(f"{place}: expected a bucket or a folder after ://")
         self.path = None if is_remote(place) else local(self.place).absolute()
         self._files: Any
         self._files, self._root = (None, "") if self.path is not None else remote(self.place)
@@ -112,54 +117,44 @@ class Folder:
 
     def size(self, name: str) -> int | None:
         """In bytes; None where there is no such file."""
-        try:
-            if self.path is not None:
-                return (self.path / name).stat().st_size
-            return int(self._files.info(self._inside(name))["size"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise self._error(name, "read", error) from error
+        with self._telling(name, "read"):
+            try:
+                if self.path is not None:
+                    return (self.path / name).stat().st_size
+                return int(self._files.info(self._inside(name))["size"])
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
-    def open(self, name: str) -> IO[bytes]:
-        """A file to read from; whoever asks closes it."""
-        try:
-            if self.path is not None:
-                return (self.path / name).open("rb")
-            return cast(IO[bytes], self._files.open(self._inside(name), "rb"))
-        except OSError as error:
-            raise self._error(name, "read", error) from error
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file, 1 MiB at once."""
+        with self._telling(name, "read"):
+            opened = self._files.open(self._inside(name), "rb") if self.path is None else (self.path / name).open("rb")
+            with opened as file:
+                while piece := file.read(_PIECE):
+                    yield piece
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        with self.open(name) as file:
-            try:
-                return file.read()
-            except OSError as error:
-                raise self._error(name, "read", error) from error
+        return b"".join(self.pieces(name))
 
     def write(self, name: str, parts: Iterable[bytes]) -> None:
         """Write a file, whole and on disk or not at all."""
-        try:
+        with self._telling(name, "written"):
             if self.path is not None:
                 _write_durably(self.path / name, parts)
-            else:
-                self._files.makedirs(self._inside(name).rpartition("/")[0], exist_ok=True)
-                self._files.pipe_file(self._inside(name), b"".join(parts))
-        except OSError as error:
-            raise self._error(name, "written", error) from error
+                return
+            inside = self._inside(name)
+            if self._files.exists(inside.partition("/")[0] or "/"):  # or a mistyped bucket would be made
+                self._files.makedirs(inside.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(inside, b"".join(parts))
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
-        try:
+        with self._telling(name, "removed"), contextlib.suppress(FileNotFoundError):
             if self.path is None:
                 self._files.rm(self._inside(name))
             else:
                 (self.path / name).unlink()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._error(name, "removed", error) from error
 
     def remove_asides(self, pattern: str) -> None:
         """Remove what killed processes of this machine left half-written of the files of this pattern of names."""
@@ -172,8 +167,8 @@ class Folder:
     def _inside(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _error(self, name: str, what: str, error: OSError) -> E2RankError:
-        return E2RankError(f"{self.place}/{name}: cannot be {what}: {error.strerror or error}")
+    def _telling(self, name: str, what: str) -> contextlib.AbstractContextManager[None]:
+        return _told(f"{self.place}/{name}", what, Exception if self.path is None else OSError)
 
 
 def _write_durably(path: Path, parts: Iterable[bytes]) -> None:

@@ -1026,6 +1026,11 @@ def test_output_below_a_file(tmp_path: Path, refused: Refused, line: str):
     refused(line.replace("{out}", "{tmp}/file/output"), "{tmp}/file/output: cannot be written")
 
 
+@pytest.mark.parametrize("line", [SEARCH, RERANK, INDEX, CONVERT], ids=["search", "rerank", "index", "convert"])
+def test_output_behind_a_url(refused: Refused, line: str):
+    refused(line.replace("{out}", "s3://bucket/out"), "--output s3://bucket/out: expected a path on this machine")
+
+
 def test_index_exists_already(tmp_path: Path, tiny_index: Path, refused: Refused):
     shutil.copytree(tiny_index, tmp_path / "old")
     refused(INDEX.replace("{out}", "{tmp}/old"), "{tmp}/old: exists already")

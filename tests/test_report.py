@@ -154,11 +154,11 @@ def test_the_tables(words: list[str], tmp_path: Path):
     page = made(words, tmp_path)
     qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.txt")))
     own = {
-        "nDCG@10": "nDCG@10",
-        "MAP": "AP(rel=2)",
-        "R@100": "R(rel=2)@100",
-        "MRR@10": "RR(rel=2)@10",
-        "judged@10": "Judged@10",
+        "nDCG@10": ir_measures.nDCG @ 10,
+        "MAP": ir_measures.AP(rel=2),
+        "R@100": ir_measures.R(rel=2) @ 100,
+        "MRR@10": ir_measures.RR(rel=2) @ 10,
+        "judged@10": ir_measures.Judged @ 10,
     }
     values = {
         (name, shown): np.array(
@@ -166,7 +166,7 @@ def test_the_tables(words: list[str], tmp_path: Path):
                 found.value
                 for found in sorted(
                     ir_measures.iter_calc(
-                        [ir_measures.parse_measure(measure)],
+                        [measure],
                         qrels,
                         list(ir_measures.read_trec_run(str(tmp_path / f"{name}.trec"))),
                     ),

@@ -28,6 +28,7 @@ from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.sharded import ShardedIndex, open_index
 from e2rank_pyserini.shards import Shard, Shards, Task
+from e2rank_pyserini.storage import Folder
 from e2rank_pyserini.types import Document, E2RankError
 from tests.conftest import sentences
 
@@ -416,6 +417,34 @@ def test_shards_and_corpus_behind_urls(encoder: E2RankEncoder, beir: Path, undis
 def test_a_url_that_leads_nowhere_is_one_line(source: str, message: str):
     with pytest.raises(E2RankError, match=message):
         list(documents(source))
+
+
+@pytest.mark.parametrize(
+    ("broken", "what"), [("info", "read"), ("open", "read"), ("pipe_file", "written"), ("rm", "removed")]
+)
+def test_what_a_file_system_raises_is_one_line(broken: str, what: str, monkeypatch: pytest.MonkeyPatch):
+    """Each library has its own types, which are no OSErrors: s3fs botocore's where no server answers."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no server\nanswers")
+
+    folder = Folder("memory://failing/shards")
+    folder.write("00000/index", [b"a", b"b"])
+    assert folder.read("00000/index") == b"ab"
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, broken, fails)
+    asks = {
+        "info": lambda: folder.size("00000/index"),
+        "open": lambda: folder.read("00000/index"),
+        "pipe_file": lambda: folder.write("00000/index", [b"c"]),
+        "rm": lambda: folder.remove("00000/index"),
+    }
+    with pytest.raises(E2RankError, match=f"^memory://failing/shards/00000/index: cannot be {what}: no server$"):
+        asks[broken]()
+
+
+def test_a_url_without_a_bucket_is_one_line():
+    with pytest.raises(E2RankError, match=r"^s3://: expected a bucket or a folder after ://"):
+        Folder("s3://")
 
 
 def test_a_folder_is_read_in_the_order_of_its_paths_behind_a_url_too(beir: Path, tmp_path: Path):

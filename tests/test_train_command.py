@@ -97,6 +97,42 @@ def test_two_processes_are_as_one(place: Path, tiny_model: Path, capfd: pytest.C
     assert not (place / "two.training").exists()
 
 
+def apart(place: Path, told: list[str], mine: Path, other: Path) -> subprocess.CompletedProcess[str]:
+    """The command in two processes, of which the second is given `other` in place of `mine`, as on another machine."""
+    (place / "start.py").write_text(
+        "import os, sys\nfrom e2rank_pyserini.cli import main\n"
+        f"path = {str(other)!r} if os.environ['RANK'] == '1' else {str(mine)!r}\n"
+        f"sys.exit(main([path if word == {str(mine)!r} else word for word in {told!r}]))\n"
+    )
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    command = [sys.executable, "-m", *torchrun, str(place / "start.py")]
+    return subprocess.run(command, env=ALONE, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_processes_with_other_data_are_refused(place: Path, tiny_model: Path):
+    lists = place / "data.jsonl"
+    (place / "other.jsonl").write_text("".join(reversed(lists.read_text().splitlines(keepends=True))))
+    done = apart(place, words(place, tiny_model), lists, place / "other.jsonl")
+    assert done.returncode == 1
+    assert "e2rank train: the processes were given different models, recipes, data or dev lists\n" in done.stderr
+    assert not (place / "out").exists()
+
+
+def test_processes_with_other_folders_do_not_go_on(place: Path, tiny_model: Path):
+    """The first has the state of step 2, the second none."""
+    chosen, examples, dev = (
+        read_recipe(str(place / "recipe.yaml"), None),
+        list(read_examples(place / "data.jsonl")),
+        list(read_examples(place / "dev.jsonl")),
+    )
+    train(model(str(tiny_model)), chosen, examples, place / "out", dev=dev, device="cpu", stop_after=2)
+    done = apart(place, words(place, tiny_model), place / "out", place / "elsewhere")
+    assert done.returncode == 1
+    assert "going on after step 2 of 6" in done.stderr
+    assert "out.training: expected one folder for all processes\n" in done.stderr
+    assert not (place / "out").exists()
+
+
 def test_a_killed_command_goes_on(place: Path, tiny_model: Path):
     recipe(place, steps=60, evaluate_every=20, save_every=5)
     assert main(words(place, tiny_model, "whole")) == 0

@@ -7,6 +7,8 @@ from typing import Any
 
 from e2rank_pyserini.types import E2RankError
 
+SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
+
 
 class Log:
     """`metrics.jsonl` and a `tensorboard` folder in `place`; rows after `step` go: a resumed run writes them."""
@@ -73,3 +75,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     measures.set_ylabel("nDCG@10 of the dev lists")
     measures.set_xlabel("step")
     figure.savefig(path, dpi=120)
+
+
+def words(values: Mapping[str, float]) -> str:
+    """The numbers of a step that are shown, in a line."""
+    return ", ".join(f"{name} {values[name]:.4f}" for name in SHOWN if name in values)

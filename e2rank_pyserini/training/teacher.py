@@ -51,8 +51,11 @@ class Teacher:
 
         What all of a model's vectors share orders nothing, but would be most of what there is to learn. There are to
         be many more documents than the narrower space has dimensions, of all sources: a turn that is fitted on few, or
-        on what stands first, holds for those alone.
+        on what stands first, holds for those alone. The first process does it for all: `read` hands it on.
         """
+        if self.rank > 0:
+            self.turn = torch.zeros(self.encoder.dim, student.dim)
+            return
         count = max(FITTED, 8 * min(self.encoder.dim, student.dim))
         texts = documents_of(Random(0).sample(examples, min(count, len(examples))))[:count]
         theirs, ours = (torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student))
@@ -62,7 +65,7 @@ class Teacher:
         """Encode all that `targets` will be asked for, every process its share.
 
         The vectors are held in float16 (2 bytes times the teacher's width a text), and with the centre and the turn in
-        the file `kept`, from which a run that goes on takes them all. Centre and turn are the first process's.
+        the file `kept`, from which a run that goes on takes them all.
         """
         texts = sorted(dict.fromkeys(_texts(examples, recipe, window)), key=_kind)
         self.places = {text: place for place, text in enumerate(texts)}
@@ -79,8 +82,6 @@ class Teacher:
                     found = self._encoded([texts[place] for place in places])
                     self.vectors[places] = torch.from_numpy(found).half()
                     bar.update(len(places))
-        if self.rank > 0:
-            self.centre, self.turn = torch.zeros_like(self.centre), torch.zeros_like(self.turn)
         shared = [part.to(self.encoder.device) for part in (self.vectors, self.centre, self.turn)]
         add_up(shared)  # every other process left these rows 0
         self.vectors, self.centre, self.turn = (part.cpu() for part in shared)

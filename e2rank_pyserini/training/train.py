@@ -26,9 +26,9 @@ from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
-from e2rank_pyserini.training.log import Log, plot, read_log
+from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
 from e2rank_pyserini.training.network import change_of, is_compiled, learner
-from e2rank_pyserini.training.processes import group, own_device, wait
+from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
 from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
@@ -37,7 +37,6 @@ from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError, first_line
 
 ALIKE, EARLY = 0.99, 20  # a mean cosine of documents that is told of after so many steps: it tells them apart no more
-_SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
 
 
 def train(
@@ -134,21 +133,27 @@ class Training:
         if self.recipe.teacher is None:
             return None
         encoder = E2RankEncoder.load(self.recipe.teacher, device=device, batch_tokens=self.recipe.chunk_tokens)
-        teacher = Teacher(encoder, self.rank, self.world)
-        with torch.compiler.set_stance("force_eager"):  # what is compiled is for steps
-            teacher.fit(self.encoder, self.examples)
-        return teacher
+        return Teacher(encoder, self.rank, self.world)
 
-    def _teach(self) -> None:
-        """Read the vectors to be learnt, of what the batches use."""
+    def _begin(self) -> None:
+        """Go on from the last save, if there is one; read the teacher's vectors, turned to the untrained model's."""
+        self._check_same(self.fingerprint, "the processes were given different models, recipes, data or dev lists")
+        kept = self.working / f"teacher-{self.fingerprint}.safetensors"
+        if self.teacher is not None and not kept.exists():
+            with torch.compiler.set_stance("force_eager"):  # what is compiled is for steps
+                self.teacher.fit(self.encoder, self.examples)
+        self._resume()
+        self._check_same(f"{self.step} {kept.exists()}", f"{self.working}: expected one folder for all processes")
         if self.teacher is not None:
-            used = [self.examples[number] for number in self.numbers]
-            self.teacher.read(used, self.recipe, self.window, self.working / f"teacher-{self.fingerprint}.safetensors")
+            self.teacher.read([self.examples[number] for number in self.numbers], self.recipe, self.window, kept)
+
+    def _check_same(self, value: str, told: str) -> None:
+        if not same(value, self.encoder.device, self.rank, self.world):
+            raise E2RankError(told)
 
     def go(self, stop_after: int | None) -> dict[str, Any]:
         """All steps that are left, then the model."""
-        self._resume()
-        self._teach()
+        self._begin()
         with contextlib.closing(Log(self.working, self.step)) if self.rank == 0 else contextlib.nullcontext() as log:
             last = self._steps(log, stop_after)
         record = {"steps": self.step, "seconds": self.seconds}
@@ -172,12 +177,12 @@ class Training:
                 if log:
                     self._warn(values["alike"])
                     log.add(self.step, values)
-                    bar.set_postfix({name: f"{values[name]:.3f}" for name in _SHOWN if name in values})
+                    bar.set_postfix({name: f"{values[name]:.3f}" for name in SHOWN if name in values})
                     bar.update()
                     if self._due(self.recipe.evaluate_every) and self.dev:
                         looked = self.look()
                         log.add(self.step, looked)
-                        tqdm.write(f"step {self.step}: {_words(values | looked)}", file=sys.stderr)
+                        tqdm.write(f"step {self.step}: {words(values | looked)}", file=sys.stderr)
                 if self._due(self.recipe.save_every) or self.step == last:
                     self._save()
         return last
@@ -293,7 +298,3 @@ class Training:
         made.rename(self.output)
         shutil.rmtree(self.working)
         return record
-
-
-def _words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {values[name]:.4f}" for name in _SHOWN if name in values)

@@ -61,6 +61,29 @@ def test_ray_finishes_what_this_process_began(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_all_actors_encode(
+    encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ray joins small blocks: one actor had all shards then, and where it died they were all done again."""
+    from e2rank_pyserini import ray_engine
+
+    log = tmp_path / "actors"
+
+    class Told(ray_engine._Actor):
+        def __call__(self, batch):
+            with log.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            return super().__call__(batch)
+
+    monkeypatch.setattr(ray_engine, "_Actor", Told)
+    before = ray.data.DataContext.get_current().target_max_block_size
+    build(encoder, beir, tmp_path / "i", engine=ray_engine.on_ray(settings(encoder), ["cpu", "cpu"]))
+    assert len(set(log.read_text().split())) == 2
+    assert ray.data.DataContext.get_current().target_max_block_size == before
+    assert contents(tmp_path / "i") == contents(undisturbed)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_actor_costs_nothing(encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path):
     from e2rank_pyserini.ray_engine import on_ray
 
