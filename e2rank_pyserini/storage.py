@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO, cast
 from e2rank_pyserini.types import E2RankError, first_line
 
 _FILE = "file://"
-_PIECE = 1 << 20
+_PIECE = 1 << 20  # bytes read at a time
 
 
 def is_remote(place: str) -> bool:
