@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec, near_miss
@@ -214,6 +216,16 @@ def _compile(encoder: E2RankEncoder) -> None:
         if isinstance(module, ModuleList):
             for layer in module:
                 layer.compile(dynamic=True)
+
+
+@contextmanager
+def reading(encoder: E2RankEncoder, dtype: str) -> Iterator[None]:
+    """Where a model that is being trained encodes in the recipe's dtype; what is compiled is for steps."""
+    import torch
+
+    rounded = torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.compiler.set_stance("force_eager"), rounded:
+        yield
 
 
 def _checkpoint(network: Any) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.tally import cut
 from e2rank_pyserini.training.examples import Example
+from e2rank_pyserini.training.network import reading
 from e2rank_pyserini.training.processes import add_up, wait
 from e2rank_pyserini.training.recipe import Recipe, Tasks
 from e2rank_pyserini.training.step import documents_of, prompt_of
@@ -46,7 +47,7 @@ class Teacher:
         self.places: dict[Text, int] = {}
         self.vectors = torch.empty(0, encoder.dim)
 
-    def fit(self, student: E2RankEncoder, examples: Sequence[Example]) -> None:
+    def fit(self, student: E2RankEncoder, examples: Sequence[Example], dtype: str = "float32") -> None:
         """Centre the teacher's space, and turn it to lie as near as it can to where the student's vectors are already.
 
         What all of a model's vectors share orders nothing, but would be most of what there is to learn. There are to
@@ -58,7 +59,9 @@ class Teacher:
             return
         count = max(FITTED, 8 * min(self.encoder.dim, student.dim))
         texts = documents_of(Random(0).sample(examples, min(count, len(examples))))[:count]
-        theirs, ours = (torch.from_numpy(model.encode_documents(texts)) for model in (self.encoder, student))
+        theirs = torch.from_numpy(self.encoder.encode_documents(texts))
+        with reading(student, dtype):
+            ours = torch.from_numpy(student.encode_documents(texts))
         self.centre, self.turn = theirs.mean(dim=0), turned(theirs, ours)
 
     def read(self, examples: Sequence[Example], recipe: Recipe, window: int, kept: Path | None = None) -> None:

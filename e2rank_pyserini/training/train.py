@@ -27,7 +27,7 @@ from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
-from e2rank_pyserini.training.network import change_of, is_compiled, learner
+from e2rank_pyserini.training.network import change_of, is_compiled, learner, reading
 from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
@@ -140,8 +140,7 @@ class Training:
         self._check_same(self.fingerprint, "the processes were given different models, recipes, data or dev lists")
         kept = self.working / f"teacher-{self.fingerprint}.safetensors"
         if self.teacher is not None and not kept.exists():
-            with torch.compiler.set_stance("force_eager"):  # what is compiled is for steps
-                self.teacher.fit(self.encoder, self.examples)
+            self.teacher.fit(self.encoder, self.examples, self.recipe.dtype)
         self._resume()
         self._check_same(f"{self.step} {kept.exists()}", f"{self.working}: expected one folder for all processes")
         if self.teacher is not None:
@@ -235,9 +234,7 @@ class Training:
 
     def look(self) -> dict[str, float]:
         """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's."""
-        enabled = self.recipe.dtype == "bfloat16"
-        rounded = torch.autocast(self.encoder.device.type, dtype=torch.bfloat16, enabled=enabled)
-        with torch.compiler.set_stance("force_eager"), rounded:
+        with reading(self.encoder, self.recipe.dtype):
             return look(self.encoder, self.dev, self.window, self.recipe)
 
     def _warn(self, alike: float) -> None:
