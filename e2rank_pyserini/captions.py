@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from e2rank_pyserini.comparison import Row, changes
+from e2rank_pyserini.markup import Markup, attribute, text
 from e2rank_pyserini.report import MAIN, Entry, Interval, Sweep, movement
 
 
@@ -61,18 +62,19 @@ def window(found: Sequence[Sweep]) -> str:
     return f"{MAIN} in percent over the number of documents in the prompt. {sentences(told)}"
 
 
-def verdict(better: Sequence[Entry], worse: Sequence[Entry], others: Sequence[Entry], baseline: Entry) -> list[str]:
-    """The sentences that the page begins with."""
-    told = []
+def verdict(better: Sequence[Entry], worse: Sequence[Entry], others: Sequence[Entry], baseline: Entry) -> list[Markup]:
+    """The sentences that the page begins with, each name apart: one in Hebrew turns round what stands beside it."""
+    mean = with_interval(baseline.main.mean, baseline.means[MAIN])
+    told = [Markup(f"By {MAIN} the baseline {text(baseline.name)} has {mean}.")]
     for runs, what in (
         (better, "Better than the baseline"),
         (worse, "Worse than the baseline"),
         (others, "Not told apart from the baseline"),
     ):
         if runs:
-            told.append(f"{what}: {', '.join(f'{entry.name} ({_difference(entry.main)})' for entry in runs)}.")
-    mean = with_interval(baseline.main.mean, baseline.means[MAIN])
-    return [f"By {MAIN} the baseline {baseline.name} has {mean}.", *told]
+            names = (f"{text(entry.name)} ({attribute(_difference(entry.main))})" for entry in runs)
+            told.append(Markup(f"{what}: {', '.join(names)}."))
+    return told
 
 
 def _difference(row: Row) -> str:

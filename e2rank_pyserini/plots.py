@@ -81,7 +81,8 @@ def topics(runs: Sequence[Entry]) -> bytes:
             axis.set_ylim(min(least, 0) - margin, max(most, 0) + margin)
             row = entry.main
             told = f"{row.wins} gained, {row.losses} lost, {row.ties} equal\nmean {100 * row.difference:+.2f}"
-            axis.text(0.98, 0.96, told, transform=axis.transAxes, horizontalalignment="right", verticalalignment="top")
+            around = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+            axis.text(0.98, 0.96, told, transform=axis.transAxes, ha="right", va="top", bbox=around)
             axis.set_xlabel("topics, sorted by difference")
             axis.set_ylabel(f"{MAIN}, difference")
 
@@ -132,18 +133,21 @@ def _rank_axes(axis: Axes, deepest: int, absent: float) -> None:
 def latency(found: Sequence[tuple[Entry, float]], baseline: Entry) -> bytes:
     """MAIN with its interval over seconds a query, each run named."""
     highs, lows = (100 * np.array([entry.means[MAIN][side] for entry, _ in found]) for side in (1, 0))
-    line = 100 * baseline.main.mean  # on the picture, whether its own costs are known or not
-    bottom, top = min(lows.min(), line) - 2, max(highs.max(), line) + 2
+    level = 100 * baseline.main.mean  # on the picture, whether its own costs are known or not
+    bottom, top = min(lows.min(), level) - 2, max(highs.max(), level) + 2
     heights = [(100 * entry.main.mean - bottom) / (top - bottom) for entry, _ in found]
+    labels = [wrapped(entry.name, 34) for entry, _ in found]
+    line = 0.17 * max(1 + label.count("\n") for label in labels)  # what the highest label takes, in inches
+    high = max(3.6, 0.6 + line * len(found))
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         axis.set(xscale="log", ylim=(bottom, top), xlabel="seconds per query", ylabel=f"{MAIN}, percent")
-        axis.axhline(line, color=GREY, linestyle="--", linewidth=0.8)
-        for (entry, seconds), height in zip(found, spread(heights), strict=True):
+        axis.axhline(level, color=GREY, linestyle="--", linewidth=0.8)
+        for (entry, seconds), label, height in zip(found, labels, spread(heights, line / (high - 0.6)), strict=True):
             _bar(axis, seconds, entry.main, entry.means[MAIN], hollow=entry is baseline)
             axis.annotate(
-                wrapped(entry.name, 34),
+                label,
                 (seconds, 100 * entry.main.mean),
                 xytext=(1.04, height),
                 textcoords="axes fraction",
@@ -158,7 +162,7 @@ def latency(found: Sequence[tuple[Entry, float]], baseline: Entry) -> bytes:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
 
-    return _drawn(max(3.6, 0.45 * len(found)), draw)
+    return _drawn(high, draw)
 
 
 def window(found: Sequence[Sweep], baseline: Entry) -> bytes:
@@ -171,7 +175,7 @@ def window(found: Sequence[Sweep], baseline: Entry) -> bytes:
             for place, entry in sweep.entries:
                 _bar(axis, place, entry.main, entry.means[MAIN], hollow=entry is baseline)
             axis.axhline(100 * baseline.main.mean, color=GREY, linestyle="--", linewidth=0.8)
-            axis.set_xticks(windows)
+            axis.set_xticks(apart(windows))
             title = wrapped(f"{sweep.model} on {sweep.of}", 90)
             axis.set_title(title, loc="left", fontweight="bold", parse_math=False)
             axis.set_xlabel("window: documents in the prompt")
@@ -200,9 +204,21 @@ def _height(runs: Sequence[Entry], panel: float) -> float:
     return 0.4 + panel * -(-(len(runs) - 1) // 2)
 
 
-def spread(heights: Sequence[float]) -> list[float]:
-    """Heights in [0, 1] moved apart so that labels there do not cover each other; their order stays."""
-    gap = 1 / max(len(heights), 10)
+def apart(windows: Sequence[int]) -> list[int]:
+    """Those of ascending windows whose numbers have room below an axis over all of them."""
+    least = (windows[-1] - windows[0]) / 25
+    kept = [windows[0]]
+    for window in windows[1:]:
+        if window - kept[-1] >= least:
+            kept.append(window)
+    return kept
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights in [0, 1] moved apart by `gap`, at most 1 / their number, so that labels do not cover each other.
+
+    Their order stays.
+    """
     order = sorted(range(len(heights)), key=lambda number: heights[number])
     moved = list(heights)
     for below, number in zip([None, *order], order, strict=False):

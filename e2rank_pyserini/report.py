@@ -169,5 +169,8 @@ def _sweep(found: list[tuple[int, Entry]]) -> Sweep:
 
 
 def clean(text: str) -> str:
-    """`text` as one line that UTF-8, HTML and a font can take: controls and lone surrogates become U+FFFD."""
-    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
+    """`text` as one line that UTF-8, HTML and a font can take: controls and lone surrogates become U+FFFD.
+
+    Those that turn the direction of writing are among them: a name with one would mirror the words beside it.
+    """
+    return re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", " ".join(text.split()))

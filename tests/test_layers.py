@@ -55,8 +55,8 @@ LAYERS = [
         "bench.yardstick",
     },
     {"datasets", "encoder", "published", "report", "batching", "exchange"},
-    {"benchmarks", "captions", "markup", "plots", "serving", "remembering"},
-    {"training.recipe", "training.state", "mteb_model"},
+    {"benchmarks", "markup", "plots", "serving", "remembering"},
+    {"captions", "training.recipe", "training.state", "mteb_model"},
     {
         "training.sampling",
         "training.network",

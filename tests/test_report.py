@@ -419,11 +419,17 @@ def test_gains_are_blue_and_losses_vermillion(words: list[str], tmp_path: Path):
 
 def test_labels_keep_apart():
     for heights in ([0.5] * 10, [0.99, 1.0, 0.98], [0.0, 0.0], [0.2, 0.8]):
-        found = plots.spread(heights)
+        found = plots.spread(heights, 0.1)
         assert all(0 <= height <= 1 + 1e-9 for height in found)
         ordered = sorted(found)
         assert all(high - low >= 0.1 - 1e-9 for low, high in itertools.pairwise(ordered))
-    assert plots.spread([0.2, 0.8]) == [0.2, 0.8]
+    assert plots.spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+
+
+def test_windows_that_have_room_for_their_numbers():
+    assert plots.apart([5]) == [5]
+    assert plots.apart([1, 2, 3, 5, 8, 12, 16, 20]) == [1, 2, 3, 5, 8, 12, 16, 20]
+    assert plots.apart([*range(1, 9), 10, 50, 51, 100]) == [1, 5, 10, 50, 100]
 
 
 def test_long_names():
@@ -441,6 +447,7 @@ def test_names():
     assert names(["runs/a.trec", "b.trec.gz", "c"]) == ["a", "b", "c"]
     assert names(["x/a.trec", "y/a.trec", "b"]) == ["x/a.trec", "y/a.trec", "b"]
     assert clean("a\tb\n c\x07\x85\udce9é") == "a b c\ufffd \ufffdé"
+    assert clean("a\u202eb\u2067c") == "a\ufffdb\ufffdc"
 
 
 def check_form(page: Page) -> None:
@@ -487,7 +494,7 @@ def test_hostile_input(words: list[str], tmp_path: Path):
     check_form(page)
     assert len(page.all("img")) == 3
     assert "_<img src=x onerror=alert(1)> $\\frac{ 漢 _ \"'&lt;\ufffd" in page.text
-    assert "</td></table><script>alert(1)</script>&amp;\u202e\ufffd \"'query" in page.text
+    assert "</td></table><script>alert(1)</script>&amp;\ufffd\ufffd \"'query" in page.text
     assert "<b>&\"'d0" in page.text
     assert not page.all("b")
 
