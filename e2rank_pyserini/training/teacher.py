@@ -52,16 +52,21 @@ class Teacher:
 
         What all of a model's vectors share orders nothing, but would be most of what there is to learn. There are to
         be many more documents than the narrower space has dimensions, of all sources: a turn that is fitted on few, or
-        on what stands first, holds for those alone. The first process does it for all: `read` hands it on.
+        on what stands first, holds for those alone. Every process encodes its share of them; the first one's turn is
+        everyone's, once `read` has handed it on.
         """
+        count = max(FITTED, 8 * min(self.encoder.dim, student.dim))
+        texts = documents_of(Random(0).sample(examples, min(count, len(examples))))[:count]
+        own = slice(self.rank, None, self.world)
+        theirs, ours = (torch.zeros(len(texts), model.dim, device=model.device) for model in (self.encoder, student))
+        theirs[own] = torch.from_numpy(self.encoder.encode_documents(texts[own])).to(theirs)
+        with reading(student, dtype):
+            ours[own] = torch.from_numpy(student.encode_documents(texts[own])).to(ours)
+        add_up([theirs, ours])  # every other process left these rows 0
+        theirs, ours = theirs.cpu(), ours.cpu()
         if self.rank > 0:
             self.turn = torch.zeros(self.encoder.dim, student.dim)
             return
-        count = max(FITTED, 8 * min(self.encoder.dim, student.dim))
-        texts = documents_of(Random(0).sample(examples, min(count, len(examples))))[:count]
-        theirs = torch.from_numpy(self.encoder.encode_documents(texts))
-        with reading(student, dtype):
-            ours = torch.from_numpy(student.encode_documents(texts))
         self.centre, self.turn = theirs.mean(dim=0), turned(theirs, ours)
 
     def read(self, examples: Sequence[Example], recipe: Recipe, window: int, kept: Path | None = None) -> None:

@@ -139,10 +139,12 @@ class Training:
         """Go on from the last save, if there is one; read the teacher's vectors, turned to the untrained model's."""
         self._check_same(self.fingerprint, "the processes were given different models, recipes, data or dev lists")
         kept = self.working / f"teacher-{self.fingerprint}.safetensors"
+        apart = f"{self.working}: expected one folder for all processes"
+        self._check_same(str(kept.exists()), apart)
         if self.teacher is not None and not kept.exists():
             self.teacher.fit(self.encoder, self.examples, self.recipe.dtype)
         self._resume()
-        self._check_same(f"{self.step} {kept.exists()}", f"{self.working}: expected one folder for all processes")
+        self._check_same(str(self.step), apart)
         if self.teacher is not None:
             self.teacher.read([self.examples[number] for number in self.numbers], self.recipe, self.window, kept)
 
