@@ -752,7 +752,7 @@ REFUSED = [
     ("unjudged-pairs", "--run {first} --pairs --unjudged skip", "--unjudged does not go with --pairs"),
     ("scores-without-scorer", "--run {first} --labels scores", "--labels scores needs --scorer"),
     ("scorer-alone", "--run {first} --scorer minilm", "--scorer goes with --labels scores"),
-    ("scorer-unknown", "--run {first} --labels scores --scorer smollm2-135", "did you mean smollm2-135m?"),
+    ("scorer-unknown", "--run {first} --labels scores --scorer smollm2-135", "smollm2-135m or e2rank-smollm2-135m?"),
     ("scorer-run-missing", "--run {first} --labels scores --scorer run:{toy}/no", "{toy}/no: no such file"),
     ("scorer-of-others", "--run {first} --labels scores --scorer run:{toy}/strange.trec", "none of the queries is in"),
     ("cross-missing", "--run {first} --labels scores --scorer cross:{toy}/no", "cannot be loaded as a cross-encoder"),
