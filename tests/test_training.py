@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ir_measures
@@ -28,7 +29,7 @@ from e2rank_pyserini.forward import embed, padded
 from e2rank_pyserini.training.dev import look, ndcg
 from e2rank_pyserini.training.examples import Example, positions, ranked
 from e2rank_pyserini.training.log import read_log
-from e2rank_pyserini.training.network import compressed, learner, linear_layers
+from e2rank_pyserini.training.network import _compile, compressed, is_compiled, learner, linear_layers
 from e2rank_pyserini.training.recipe import Lora, Recipe, Tasks, recipe
 from e2rank_pyserini.training.sampling import schedule
 from e2rank_pyserini.training.step import Rows, _listwise, backward, chosen, losses, rows_of
@@ -844,6 +845,14 @@ def test_without_a_compiler_it_trains_all_the_same(
     trained_run(spec, dataclasses.replace(RANK, steps=1, compile=True), tmp_path / "out")
     assert capsys.readouterr().err.count("no C++ compiler (no-such-compiler): trains without torch.compile") == 1
     assert json.loads((tmp_path / "out" / "training.json").read_text())["compiled"] is False
+
+
+def test_on_a_gpu_a_compiler_is_needed_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    network = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    _compile(SimpleNamespace(device=torch.device("cuda"), network=network))
+    assert capsys.readouterr().err == "no C compiler (no-such-compiler): trains without torch.compile, more slowly\n"
+    assert not is_compiled(network)
 
 
 def test_all_weights_of_a_model_with_an_adapter_become_a_whole_model(made: dict[str, Training], tmp_path: Path):

@@ -208,9 +208,10 @@ def _compile(encoder: E2RankEncoder) -> None:
     from torch.nn import ModuleList
 
     torch._dynamo.config.recompile_limit = 64  # a form for each kind of layer and batch: all are worth it
-    compiler = os.environ.get("CXX", "g++")
-    if encoder.device.type == "cpu" and shutil.which(compiler) is None:
-        print(f"no C++ compiler ({compiler}): trains without torch.compile, more slowly", file=sys.stderr)
+    variable, compiler, what = ("CXX", "g++", "C++") if encoder.device.type == "cpu" else ("CC", "gcc", "C")
+    compiler = os.environ.get(variable, compiler)
+    if shutil.which(compiler) is None:
+        print(f"no {what} compiler ({compiler}): trains without torch.compile, more slowly", file=sys.stderr)
         return
     for module in encoder.network.modules():
         if isinstance(module, ModuleList):
