@@ -208,6 +208,46 @@ def test_a_text_is_once_in_a_list_with_the_best_grade_of_its_copies(
     assert "dropped: 1 copies of a document of the list, 1 lists of copies alone" in capfd.readouterr().err
 
 
+def copied(toy: Path, **same: str) -> None:
+    """The corpus with the documents named as copies of others."""
+    texts = DOCS | {docid: DOCS[other] for docid, other in same.items()}
+    rows = [{"_id": docid, "title": "", "text": text} for docid, text in texts.items()]
+    (toy / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_text_has_the_grade_of_a_copy_that_the_list_lacks(make: Make, toy: Path):
+    """d1 says what d4 (grade 1) says, which is not among the first three; d3 what d8 (grade -1 now) says."""
+    copied(toy, d1="d4", d3="d8")
+    (toy / "some.tsv").write_text("a\td2\t2\na\td4\t1\na\td8\t-1\n")
+    words = ("--limit", "1", "--qrels", str(toy / "some.tsv"))
+    [row] = make("--documents", "3", *words)
+    assert (docids(row), row["relevance"]) == ("d4 d2 d8", [1.0, 2.0, -1.0])
+    scorer = run_of(toy / "scorer", {"d1": 3, "d2": 2, "d3": 1})
+    scores = ("--labels", "scores", "--scorer", scorer, "--documents", "3")
+    for weight, ranking in (("0", [1, 2, 3]), ("0.1", [1, 2, 3]), ("2", [2, 1, 3])):
+        [row] = make(*words, *scores, "--with-qrels", weight)
+        assert row["ranking"] == ranking
+
+
+def test_a_scorer_may_know_any_copy_of_a_text(make: Make, toy: Path):
+    """d5 is d1 again, and judged: the scorer knows d1 alone, or both, whose better score counts."""
+    copied(toy, d5="d1")
+    (toy / "some.tsv").write_text("a\td5\t1\n")
+    words = ["--documents", "5", "--limit", "1", "--qrels", str(toy / "some.tsv"), "--labels", "scores"]
+    words += ["--with-qrels", "0.1", "--scorer"]
+    for known in ({"d1": 9}, {"d1": 1, "d5": 9}):
+        [row] = make(*words, run_of(toy / "scorer", {"d2": 5, "d3": 4, "d4": 3} | known))
+        assert (docids(row), row["ranking"]) == ("d1 d2 d3 d4", [1, 2, 3, 4])
+
+
+def test_pairs_of_positives_that_are_copies_are_one(make: Make, toy: Path):
+    copied(toy, d4="d2")
+    told: list[str] = []
+    [row] = make("--pairs", "--documents", "8", "--relevance", "1", "--limit", "1", told=told)
+    assert docids(row) == "d2 d1 d3 d5 d6 d7 d8"
+    assert "1 lists that differ from one in copies alone" in told[-1]
+
+
 def test_every_list_keeps_all_hits_of_a_topic_with_few(make: Make, toy: Path):
     """Topic c has two hits, which are fewer than are to be kept."""
     run, scores = toy / "c.trec", toy / "c.scores.trec"
@@ -737,6 +777,14 @@ REFUSED = [
         "--qrels and --relevance go with --labels qrels or --with-qrels: --labels scores reads no judgments",
     ),
     ("task-unread", "--run {first} --task x", "--task goes with --mine dense"),
+    ("like-unread", "--run {first} --like minilm", "--like goes with --mine dense"),
+    ("prompt-length", "--mine dense --index x --prompt-length 9", "--prompt-length: no prompt is read here"),
+    ("threads-unread", "--run {first} --threads 1", "--threads goes with --mine, --margin or a --scorer that is a mo"),
+    (
+        "query-length-of-pairs",
+        "--run {first} --labels scores --scorer cross:{toy}/one --query-length 5",
+        "--query-length goes with --mine dense, --margin or a --scorer that is an encoder",
+    ),
     ("calls-unread", "--run {first} --retries 0", "--parallel, --timeout and --retries go with --labels llm"),
     ("model-unread", "--run {first} --dtype float16", "--dtype goes with --mine dense"),
     ("keep-top-pairs", "--run {first} --pairs --keep-top 1", "--keep-top does not go with --pairs"),

@@ -283,6 +283,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("device", {}, "--device cuda:99", "device 'cuda:99': not usable here"),
     ("window-of-no-prompt", {}, "--listwise query --window 2", "--window: no prompt is read"),
     ("output-exists", {}, "--output {place}/data.jsonl", "data.jsonl: exists already"),
+    ("output-link-to-nowhere", {}, "--output {place}/link", "link: exists already"),
     ("output-below-a-file", {}, "--output {place}/data.jsonl/out", "data.jsonl is not a directory that may be written"),
 ]
 
@@ -297,6 +298,7 @@ def test_bad_input_is_one_line(
 ):
     (place / "list.yaml").write_text("- stage\n")
     (place / "empty.jsonl").write_text("\n")
+    (place / "link").symlink_to("nowhere")
     (place / "broken.jsonl").write_text('{"query": "q"}\n')
     recipe(place, **fields)
     before = contents(place)

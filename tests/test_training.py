@@ -1,5 +1,6 @@
 """The trainer against the slow reference, closed forms and itself undisturbed: loss, gradients, resuming, adapters."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -28,7 +29,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.forward import embed, padded
 from e2rank_pyserini.training.dev import look, ndcg
 from e2rank_pyserini.training.examples import Example, positions, ranked
-from e2rank_pyserini.training.log import read_log
+from e2rank_pyserini.training.log import Log, read_log
 from e2rank_pyserini.training.network import _compile, compressed, is_compiled, learner, linear_layers
 from e2rank_pyserini.training.recipe import Lora, Recipe, Tasks, recipe
 from e2rank_pyserini.training.sampling import schedule
@@ -439,6 +440,21 @@ def test_a_look_is_the_ndcg_of_the_encoders_own_order(encoder: E2RankEncoder):
     assert look(encoder, dev, 5, EMBED).keys() == {"dev_query"}
 
 
+@pytest.mark.parametrize("length", [4, 96])
+def test_the_last_look_is_what_the_written_model_does(spec: ModelSpec, tmp_path: Path, length: int):
+    """Texts of up to 60 words; the model reads 48 tokens of one."""
+    dev = lists(6, 8, seed=5, most=60)
+    chosen = dataclasses.replace(RANK, steps=2, evaluate_every=2, document_length=length, query_length=length)
+    train(spec, chosen, lists(8, 4, seed=1), tmp_path / "out", dev=dev, device="cpu")
+    used = E2RankEncoder.load(str(tmp_path / "out"), device="cpu", dtype="float32")
+    longest = (max(length, LENGTHS["document"]), max(length, LENGTHS["query"]), LENGTHS["prompt"])
+    assert dataclasses.astuple(used.spec.lengths) == longest
+    last = [row for row in read_log(tmp_path / "out" / "metrics.jsonl") if "dev_query" in row][-1]
+    assert look(used, dev, used.spec.window, chosen) == pytest.approx(
+        {name: last[name] for name in ("dev_query", "dev_prompt")}, abs=1e-6
+    )
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 DATA = [*lists(9, 4, seed=1), *lists(6, 3, seed=2, source="b")]
@@ -503,6 +519,19 @@ def test_a_run_that_dies_goes_on_from_its_last_state(spec: ModelSpec, undisturbe
         file.write(json.dumps({**after, "loss": -1.0}) + '\n{"step": 6, "lo')
     train(spec, RUN, DATA, tmp_path / "out", dev=DEV, device="cpu")
     assert curve(tmp_path / "out") == curve(undisturbed)
+
+
+def test_a_kill_while_the_log_is_taken_up_again_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with contextlib.closing(Log(tmp_path, 0)) as log:
+        for step in range(1, 6):
+            log.add(step, {"loss": float(step)})
+    monkeypatch.setattr("json.dumps", lambda row: 1 / 0)  # in the midst of what is written again
+    with pytest.raises(ZeroDivisionError):
+        Log(tmp_path, 4)
+    monkeypatch.undo()
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    Log(tmp_path, 4).close()
+    assert [row["step"] for row in read_log(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_a_run_that_dies_before_its_first_state_begins_again(spec: ModelSpec, undisturbed: Path, tmp_path: Path):

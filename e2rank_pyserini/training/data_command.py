@@ -136,7 +136,9 @@ def _labels(parser: ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="URL", help="for --labels llm: an OpenAI-compatible server, up to /v1")
     parser.add_argument("--llm", metavar="MODEL", help="for --labels llm: the model's name there (key: OPENAI_API_KEY)")
     parser.add_argument("--parallel", type=_whole(1), metavar="N", help="LLM calls in flight (default: 4)")
-    parser.add_argument("--timeout", type=_number(above=0.0), metavar="SECONDS", help="of one LLM call (default: 120)")
+    parser.add_argument(
+        "--timeout", type=_number(above=0.0), metavar="SECONDS", help="of silence in a call (default: 120)"
+    )
     parser.add_argument("--retries", type=_whole(0), metavar="N", help="of one LLM call (default: 5)")
 
 
@@ -152,6 +154,7 @@ def _check_options(arguments: Namespace) -> None:
     models = dense or any(not scorer.startswith("run:") for scorer in arguments.scorer or ())
     encoders = dense or any(not scorer.startswith(("run:", "cross:")) for scorer in arguments.scorer or ())
     unread = {"device", "dtype", "batch_tokens", "max_length"} & given
+    unasked = {"task", "like", "query_length"} & given
     for wrong, why in (
         (arguments.pairs and labels != "qrels", "--pairs goes with --labels qrels: the judgments say what is positive"),
         (arguments.skip_top and not arguments.pairs, "--skip-top goes with --pairs"),
@@ -178,17 +181,28 @@ def _check_options(arguments: Namespace) -> None:
             not judged and {"qrels", "relevance"} & given,
             f"--qrels and --relevance go with --labels qrels or --with-qrels: --labels {labels} reads no judgments",
         ),
-        ("task" in given and not encoders, "--task goes with --mine dense, --margin or a --scorer that is an encoder"),
+        (
+            bool(unasked) and not encoders,
+            f"{_option(unasked)} goes with --mine dense, --margin or a --scorer that is an encoder",
+        ),
         (
             bool(unread) and not models,
-            f"--{min(unread, default='').replace('_', '-')} goes with --mine dense, --margin or a --scorer that is a "
-            "model",
+            f"{_option(unread)} goes with --mine dense, --margin or a --scorer that is a model",
         ),
+        (
+            "threads" in given and not models and arguments.mine != "bm25",
+            "--threads goes with --mine, --margin or a --scorer that is a model",
+        ),
+        ("prompt_length" in given, "--prompt-length: no prompt is read here; a recipe says it"),
     ):
         if wrong:
             raise E2RankError(why)
     if labels == "llm":
         checked(arguments.endpoint)
+
+
+def _option(names: set[str]) -> str:
+    return f"--{min(names, default='').replace('_', '-')}"
 
 
 def _fold(topics: dict[str, str], fold: str | None) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What ranks the documents of a list: judgments, or the scores of other models and runs."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
 
 _CHUNK = 4096  # pairs that are tokenised together, so that batches hold pairs of like length
+_DIGITS = 9  # of z-scores that are compared: what sums round differently is no difference
 _LENGTH = 512  # tokens of a query and a document together, where a cross-encoder takes more
 
 
 class Listed(NamedTuple):
-    """A list without its ranking: n docids and their texts, in first-stage order."""
+    """A list without its ranking: n texts in first-stage order, all different, their copies' docids and grades."""
 
     qid: str
     query: str
-    docids: tuple[str, ...]
     texts: tuple[str, ...]
+    docids: tuple[tuple[str, ...], ...]
+    grades: tuple[float, ...]
 
 
 Scores = NDArray[np.float64]  # (n,), a list's; nan where the scorer does not know the document
@@ -41,28 +43,29 @@ def example(listed: Listed, relevance: Sequence[float], source: str) -> Example 
     return Example(listed.query, listed.texts, ranked(relevance), source, tuple(map(float, relevance)))
 
 
-def distinct(listed: Listed, judged: Mapping[str, int], positives: Collection[str] = ()) -> Listed:
-    """The list with each text once: of its copies the best judged stands for all, in the first one's place.
+def distinct(
+    qid: str,
+    query: str,
+    documents: Iterable[tuple[str, str]],
+    graded: Mapping[str, float],
+    positives: Collection[str] = (),
+) -> Listed:
+    """The list of these (docid, text), each text once, in its first copy's place; what is not `graded` has grade 0.
 
     `positives`: texts that none but the first document may have, as in a line of a positive and its negatives.
     """
-    kept: dict[str, str] = {}
-    for docid, text in zip(listed.docids, listed.texts, strict=True):
-        if kept and text in positives:
-            continue
-        if text not in kept or judged.get(docid, 0) > judged.get(kept[text], 0):
-            kept[text] = docid
-    return listed._replace(docids=tuple(kept.values()), texts=tuple(kept))
-
-
-def grades(listed: Listed, judged: Mapping[str, int]) -> list[float]:
-    """The grade of each document, (n,), 0 for the unjudged."""
-    return [float(judged.get(docid, 0)) for docid in listed.docids]
+    kept: dict[str, list[str]] = {}
+    for docid, text in documents:
+        if not (kept and text in positives):
+            kept.setdefault(text, []).append(docid)
+    copies = tuple(tuple(docids) for docids in kept.values())
+    return Listed(qid, query, tuple(kept), copies, tuple(graded.get(text, 0.0) for text in kept))
 
 
 def levels(scores: Scores) -> list[float]:
     """Scores as relevance, (n,): n for the best, 1 less for every document that is better; equal scores are tied."""
-    return [float(len(scores) - np.count_nonzero(scores > score)) for score in scores]
+    near = np.round(scores, _DIGITS)
+    return [float(len(near) - np.count_nonzero(near > score)) for score in near]
 
 
 def combined(scores: Sequence[Scores], judged: Sequence[float] | None = None, weight: float = 0.0) -> Scores:
@@ -94,7 +97,7 @@ def by_encoder(encoder: "E2RankEncoder", task: str | None) -> Scorer:
 
 
 def by_run(path: Path) -> Scorer:
-    """The scores of a run; nan for documents that it lacks."""
+    """The scores of a run, of a text's copies the best; nan for texts that it lacks."""
     run = read_run(path)
 
     def score(lists: Sequence[Listed]) -> list[Scores]:
@@ -104,7 +107,7 @@ def by_run(path: Path) -> Scorer:
         if lacking:
             print(f"scorer {path}: {lacking} of {len(lists)} lists are of queries that it lacks", file=sys.stderr)
         known = {qid: {hit.docid: hit.score for hit in run.get(qid, [])} for qid in {one.qid for one in lists}}
-        return [np.array([known[one.qid].get(docid, np.nan) for docid in one.docids]) for one in lists]
+        return [np.array([_best(known[one.qid], copies) for copies in one.docids]) for one in lists]
 
     return score
 
@@ -140,6 +143,10 @@ def by_cross_encoder(
         return [np.array([scores[one.query, text] for text in one.texts]) for one in lists]
 
     return score
+
+
+def _best(known: Mapping[str, float], docids: Iterable[str]) -> float:
+    return max((known[docid] for docid in docids if docid in known), default=np.nan)
 
 
 def _standardised(scores: Scores) -> Scores:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError
 
 SHOWN = ("loss", "infonce", "ranknet", "distil", "dev_query", "dev_prompt")
@@ -22,24 +23,21 @@ class Log:
         self.path = place / "metrics.jsonl"
         resumed = step > 0 and self.path.exists()  # a run that begins again writes its look at step 0 again
         kept = [row for row in read_log(self.path) if row["step"] <= step] if resumed else []
-        self.file = self.path.open("w", encoding="utf-8")
-        for row in kept:
-            self._line(row)
+        with atomic(self.path) as file:  # a kill here loses none of them
+            file.writelines(json.dumps(row) + "\n" for row in kept)
+        self.file = self.path.open("a", encoding="utf-8")
         self.writer = SummaryWriter(str(place / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of one step."""
-        self._line({"step": step, **values})
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         self.file.close()
         self.writer.close()
-
-    def _line(self, row: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

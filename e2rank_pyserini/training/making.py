@@ -1,5 +1,6 @@
 """The steps of `e2rank data`: first stages -> docids drawn -> texts -> rankings. `arguments` is its command line."""
 
+import math
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
     from e2rank_pyserini.index import DenseIndex
 
-TIED = "lists whose documents all tie"
+TIED, COPIES = "lists whose documents all tie", "copies of a document of the list"
 
 
 def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[list[Example], Dropped]:
@@ -67,15 +68,14 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
         encoder = dense[1]
         print(f"{encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
     relevance = arguments.relevance or (named.spec.relevance if named else 1)
-    positives = {qid: positives_of(qrels or {}, qid, relevance) if arguments.pairs else [] for qid in topics}
-    listed = _with_texts(arguments, corpus_source(arguments, named), template, topics, drawn, positives, dropped)
-    lists = _without_copies(listed, qrels or {}, dropped)
+    source = corpus_source(arguments, named)
+    lists = _lists(arguments, source, template, topics, drawn, qrels or {}, relevance, dropped)
     if not lists:
         return [], dropped
-    source = arguments.source or (named.spec.name if named else "unknown")
+    name = arguments.source or (named.spec.name if named else "unknown")
     examples = []
-    for one, labels in zip(lists, relevances(arguments, named, lists, qrels), strict=True):
-        found = labels if isinstance(labels, str) else example(one, labels, source) or TIED
+    for one, labels in zip(lists, relevances(arguments, named, lists), strict=True):
+        found = labels if isinstance(labels, str) else example(one, labels, name) or TIED
         if isinstance(found, str):
             dropped[found] += 1
         else:
@@ -212,20 +212,22 @@ def _likeness(
     return {qid: {hit.docid: hit.score for hit in hits} for qid, hits in scored.items()}
 
 
-def _with_texts(
+def _lists(
     arguments: Namespace,
     source: str,
     template: str,
     topics: Topics,
     drawn: Sequence[Drawn],
-    positives: Mapping[str, Sequence[str]],
+    qrels: Qrels,
+    relevance: int,
     dropped: Dropped,
-) -> list[tuple[Listed, set[str]]]:
-    """The drawn lists with queries and texts, and the texts of their topics' positives.
+) -> list[Listed]:
+    """The drawn lists, each text once: a copy of a positive is no negative, and nothing ranks a text above itself.
 
     A hit that the corpus lacks is an error, a judged positive is dropped.
     """
-    wanted = {docid for one in drawn for docid in (*one.docids, *positives[one.qid])}
+    judged = {one.qid: qrels.get(one.qid, {}) for one in drawn}
+    wanted = {docid for one in drawn for docid in one.docids}.union(*judged.values())
     texts = _texts(corpora.find(source, wanted).values(), template)
     if arguments.max_words:
         texts = {docid: _cut(text, arguments.max_words) for docid, text in texts.items()}
@@ -235,21 +237,29 @@ def _with_texts(
         raise E2RankError(f"document {min(unknown)}: in the run but not in the corpus ({len(unknown)} such)")
     known = [one for one in drawn if one.docids[0] in texts]
     dropped[NO_TEXT] += len(drawn) - len(known)
-    held = {qid: {texts[docid] for docid in positives[qid] if docid in texts} for qid in {one.qid for one in known}}
-    return [
-        (Listed(qid, topics[qid], docids, tuple(texts[docid] for docid in docids)), held[qid]) for qid, docids in known
-    ]
+    graded = {qid: _by_text(grades, texts) for qid, grades in judged.items()}
+    found = []
+    for qid, docids in known:
+        positives = {text for text, grade in graded[qid].items() if arguments.pairs and grade >= relevance}
+        documents = [(docid, texts[docid]) for docid in docids]
+        found.append(distinct(qid, topics[qid], documents, graded[qid], positives))
+    dropped[COPIES] += sum(len(one.docids) for one in known) - sum(len(one.texts) for one in found)
+    once: dict[tuple[str, tuple[str, ...]], Listed] = {}
+    for one in found:
+        once.setdefault((one.qid, one.texts), one)
+    dropped["lists that differ from one in copies alone"] += len(found) - len(once)
+    several = [one for one in once.values() if len(one.texts) > 1]
+    dropped["lists of copies alone"] += len(once) - len(several)
+    return several
 
 
-def _without_copies(lists: Sequence[tuple[Listed, set[str]]], qrels: Qrels, dropped: Dropped) -> list[Listed]:
-    """Every text of a list once: a copy of a positive is no negative, and nothing ranks a text above itself."""
-    found = [distinct(one, qrels.get(one.qid, {}), positives) for one, positives in lists]
-    dropped["copies of a document of the list"] += sum(
-        len(one.docids) - len(left.docids) for (one, _), left in zip(lists, found, strict=True)
-    )
-    kept = [one for one in found if len(one.docids) > 1]
-    dropped["lists of copies alone"] += len(found) - len(kept)
-    return kept
+def _by_text(grades: Mapping[str, int], texts: Mapping[str, str]) -> dict[str, float]:
+    """The best grade of each judged text: of copies often one alone was judged, and none of the list's perhaps."""
+    found: dict[str, float] = {}
+    for docid, grade in grades.items():
+        if docid in texts:
+            found[texts[docid]] = max(float(grade), found.get(texts[docid], -math.inf))
+    return found
 
 
 def _texts(documents: Iterable[Document], template: str) -> dict[str, str]:

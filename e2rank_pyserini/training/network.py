@@ -1,5 +1,6 @@
 """The model as training needs it: float32 weights or an adapter, no dropout, checkpointing where it is asked for."""
 
+import copy
 import dataclasses
 import os
 import re
@@ -13,6 +14,7 @@ from e2rank_pyserini.catalog import ModelSpec, near_miss
 from e2rank_pyserini.delta import FILE, Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, check_base, whole_adapter, with_adapter
+from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.training.recipe import Lora, Recipe
 from e2rank_pyserini.types import E2RankError, first_line
 
@@ -227,6 +229,13 @@ def reading(encoder: E2RankEncoder, dtype: str) -> Iterator[None]:
     rounded = torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     with torch.compiler.set_stance("force_eager"), rounded:
         yield
+
+
+def at_lengths_of(spec: ModelSpec, encoder: E2RankEncoder) -> E2RankEncoder:
+    """The same network, reading texts at `spec`'s lengths."""
+    found = copy.copy(encoder)
+    found.spec, found.tokens = spec, TextTokenizer(encoder.tokens.tokenizer, spec, encoder.tokens.eos_id)
+    return found
 
 
 def _checkpoint(network: Any) -> None:

@@ -17,29 +17,24 @@ from e2rank_pyserini.training.labelling import (
     by_encoder,
     by_run,
     combined,
-    grades,
     levels,
 )
-from e2rank_pyserini.types import Qrels
 
 RUN, CROSS = "run:", "cross:"  # what a scorer that is no encoder begins with
 
 
-def relevances(
-    arguments: Namespace, named: Dataset | None, lists: Sequence[Listed], qrels: Qrels | None
-) -> Iterable[Sequence[float] | str]:
+def relevances(arguments: Namespace, named: Dataset | None, lists: Sequence[Listed]) -> Iterable[Sequence[float] | str]:
     """For each list a relevance a document, or the reason why there is none."""
     if arguments.pairs:
-        return [[1.0] + [0.0] * (len(one.docids) - 1) for one in lists]
+        return [[1.0] + [0.0] * (len(one.texts) - 1) for one in lists]
     if arguments.labels == "llm":
         return _by_llm(arguments, lists)
-    judged = [grades(one, (qrels or {}).get(one.qid, {})) for one in lists]
     if arguments.labels == "qrels":
-        return judged
+        return [one.grades for one in lists]
     scored = [_scorer(name, arguments, named)(lists) for name in arguments.scorer]
     return [
-        levels(combined(row, grade, arguments.with_qrels or 0.0))
-        for row, grade in zip(zip(*scored, strict=True), judged, strict=True)
+        levels(combined(row, one.grades, arguments.with_qrels or 0.0))
+        for row, one in zip(zip(*scored, strict=True), lists, strict=True)
     ]
 
 
@@ -62,9 +57,13 @@ def _calls(arguments: Namespace) -> tuple[int, float, int]:
 
 def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
     """A scorer by its prefix; without one, an encoder."""
+    import torch
+
     if name.startswith(RUN):
         return by_run(Path(name.removeprefix(RUN)))
     if name.startswith(CROSS):
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
         return by_cross_encoder(
             name.removeprefix(CROSS),
             device=arguments.device,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
-from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import weights_of
 from e2rank_pyserini.tally import Tally
@@ -27,7 +27,7 @@ from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
-from e2rank_pyserini.training.network import change_of, is_compiled, learner, reading
+from e2rank_pyserini.training.network import at_lengths_of, change_of, is_compiled, learner, reading
 from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
@@ -57,7 +57,7 @@ def train(
     is that of another run or another process is at it, when the recipe has a task for a source that is not there, and
     when the loss is no number.
     """
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise E2RankError(f"{output}: exists already")
     check_writable(output)
     with group(own_device(device) or "") as (rank, world), state.alone(output, rank):
@@ -105,14 +105,13 @@ class Training:
         if few and rank == 0:
             told = ", ".join(f"{source} ({count} examples)" for source, count in few.items())
             print(f"sources that do not fill a batch of {recipe.batch} are not used: {told}", file=sys.stderr)
-        lengths = {
-            "document": recipe.document_length or spec.lengths.document,
-            "query": recipe.query_length or spec.lengths.query,
-            "prompt": recipe.prompt_length or spec.lengths.prompt,
-        }
+        held = dataclasses.asdict(spec.lengths)
+        lengths = {name: getattr(recipe, f"{name}_length") or length for name, length in held.items()}
+        longest = {name: max(length, held[name]) for name, length in lengths.items()}
         self.window = recipe.window or spec.window
-        self.result = dataclasses.replace(spec, window=self.window)  # what is trained shorter is not used shorter
-        self.read = dataclasses.replace(spec, lengths=dataclasses.replace(spec.lengths, **lengths))
+        # what is trained shorter is not used shorter, what is trained longer is used so
+        self.result = dataclasses.replace(spec, window=self.window, lengths=Lengths(**longest))
+        self.read = dataclasses.replace(spec, lengths=Lengths(**lengths))
         self.base_weights = weights_of(spec)
         self.encoder = learner(self.read, recipe, device)
         weights = state.trained(self.encoder.network)
@@ -235,9 +234,9 @@ class Training:
         return {**values, "rate": rate, "norm": float(norm), **encoded}
 
     def look(self) -> dict[str, float]:
-        """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's."""
+        """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's, as it is used."""
         with reading(self.encoder, self.recipe.dtype):
-            return look(self.encoder, self.dev, self.window, self.recipe)
+            return look(at_lengths_of(self.result, self.encoder), self.dev, self.window, self.recipe)
 
     def _warn(self, alike: float) -> None:
         """Say once that all vectors have become one: the loss alone does not show it."""

@@ -36,7 +36,7 @@ def train(arguments: Namespace) -> None:
     from e2rank_pyserini.types import E2RankError
 
     output = Path(arguments.output)
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise E2RankError(f"{output}: exists already")
     chosen = recipe(arguments.recipe, arguments.stage)
     asked = {name: getattr(arguments, name) for name, *_ in OVERRIDES}
