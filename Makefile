@@ -14,8 +14,6 @@ FAISS   ?= cpu
 PYTHON  ?= python3
 VENV    ?= .venv
 
-$(foreach name,DATASET SPLIT MODEL VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)): expected no blanks)))
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -23,6 +21,9 @@ SHELL := /bin/bash
 E2RANK := $(VENV)/bin/e2rank
 READY  := $(VENV)/.ready-$(FAISS)
 quoted  = '$(subst ','\'',$(1))'
+# names of files in rules and in the shell's lines: what either would read as something else is refused
+odd     = $(if $(filter-out file undefined,$(origin $(1))),$(shell printf %s $(call quoted,$(value $(1))) | LC_ALL=C tr -d 'A-Za-z0-9._/~+@,\200-\377-' | sed 's/[[:blank:]]/ blank /'))
+$(foreach name,DATASET SPLIT MODEL VENV RUN,$(if $(call odd,$(name)),$(error $(name)=$(value $(name)): expected letters, digits and ._/~+@,- alone, got $(call odd,$(name)))))
 ASKED  := $(call quoted,$(value TASK))
 # names of artefacts: data set (and split), then what made them
 # (a path adds a checksum: two folders may end in the same word)
@@ -48,7 +49,7 @@ again   = runs/$(if $(filter $(TOPICS).%,$(notdir $(1))),,$(TOPICS).)$(call stem
 RERANKED := $(foreach run,$(FIRST),$(call again,$(run),e2rank))
 WHOLE  := $(if $(filter feedback,$(MAKECMDGOALS)),feedback$(K))
 SEARCHED := $(if $(WHOLE),$(foreach run,$(FIRST),$(call again,$(run),$(WHOLE))))
-REPORT := runs/$(TOPICS)$(if $(RUN),-$(call sum,$(RUN))).$(NAME)$(addprefix .,$(filter hybrid feedback,$(MAKECMDGOALS))).report$(K)$(HOW)
+REPORT := runs/$(TOPICS)$(if $(RUN),-$(call sum,$(RUN))).$(NAME)$(if $(filter hybrid,$(MAKECMDGOALS)),.hybrid)$(if $(filter feedback,$(MAKECMDGOALS)),.feedback).report$(K)$(HOW)
 # a model trained anew, in a folder or carried here, makes the index anew
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors $(MODEL)/*.json $(MODEL)/e2rank.yaml e2rank_pyserini/models/$(MODEL)/*.safetensors)
 CORPUS := $(wildcard $(DATASET)/corpus.jsonl $(DATASET)/corpus.jsonl.gz)

@@ -166,7 +166,7 @@ def _dataset(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR",
         help="named data set or BEIR folder: corpus, topics, qrels and tasks not given otherwise",
     )
-    parser.add_argument("--split", default="test", metavar="NAME", help="the folder's qrels/NAME.tsv (default: test)")
+    parser.add_argument("--split", metavar="NAME", help="the folder's qrels/NAME.tsv (default: test)")
 
 
 def _corpus(parser: argparse.ArgumentParser) -> None:

@@ -25,10 +25,12 @@ def compare(arguments: Namespace) -> None:
         raise E2RankError(f"--{'corpus' if arguments.corpus else 'topics'} goes with --gains N")
     if arguments.json and arguments.gains:
         raise E2RankError("--gains prints lines: --json does not go with it")
+    if arguments.seed is not None and arguments.test != "randomisation":
+        raise E2RankError("--seed goes with --test randomisation")
     data, qrels, relevance, runs = judged_runs(arguments, once([arguments.baseline, *arguments.runs]))
     topics = topics_of(arguments, data) if arguments.gains and (arguments.topics or data) else {}
     rows = compared(
-        runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed
+        runs, qrels, measure=arguments.measure, relevance=relevance, test=arguments.test, seed=arguments.seed or 0
     )
     if arguments.json:
         for row in rows:
@@ -95,7 +97,7 @@ def add_compare_parser(
         options(parser)
     parser.add_argument("--measure", choices=MEASURES, default="nDCG@10", help="default: nDCG@10")
     parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the randomisation (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the randomisation (default: 0)")
     parser.add_argument(
         "--gains",
         type=positive,

@@ -22,7 +22,7 @@ _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _BATCH = 1024  # documents whose docids are looked up together
 
 
-def documents(source: str) -> Iterator[Document]:
+def documents(source: Path | str) -> Iterator[Document]:
     """Every document of the corpus, once, in a fixed order.
 
     `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders and links
@@ -31,7 +31,7 @@ def documents(source: str) -> Iterator[Document]:
     or comes twice, for a text that is null or missing, and for an empty corpus. Documents are read 1024 ahead: none of
     these is given before their docids are known to be new.
     """
-    return unrepeated(source, Seen())
+    return unrepeated(str(source), Seen())
 
 
 def unrepeated(source: str, seen: Seen) -> Iterator[Document]:

@@ -1,6 +1,7 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,8 +79,8 @@ class DenseIndex:
     one, when a part is missing, unreadable or inconsistent, and when the metric is not inner product.
     """
 
-    def __init__(self, directory: Path, encoder: Encodes | None = None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | str, encoder: Encodes | None = None) -> None:
+        self.directory = directory = Path(directory)
         self.faiss = faiss_module()
         self.docids, self.sidecar, self.index = self._read()
         if self.index.ntotal != len(self.docids):
@@ -130,6 +131,8 @@ class DenseIndex:
 
         Where a Flat index has ties at the cut, the first of them in the corpus are found.
         """
+        if hits < 1 or np.ndim(vectors) != 2:
+            raise E2RankError(f"expected vectors (n, dim) and hits of at least 1, got {np.shape(vectors)} and {hits}")
         asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
         flat = isinstance(self.index, self.faiss.IndexFlat)
         if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
@@ -277,4 +280,5 @@ def _installed(name: str) -> bool:
 
 def reason(error: Exception) -> str:
     """What FAISS says is wrong, without the place in its own source."""
-    return str(error).strip().rsplit("Error: ", 1)[-1].replace("\n", " ")
+    told = str(error).strip().rsplit("Error: ", 1)[-1]
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", told, flags=re.S).replace("\n", " ")

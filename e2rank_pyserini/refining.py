@@ -54,7 +54,7 @@ class Refining:
             self.excluded = exclusions_of(arguments, self.data)
             self.given = admitted_run(arguments, read_run(Path(arguments.run)), self.excluded)
             self.topics = topics_of(arguments, self.data)
-        check_known(self.given, self.topics)
+        check_known(self.given, self.topics, self._whose())
         self.first = self.given if whole else {qid: hits[: arguments.depth] for qid, hits in self.given.items()}
         self.source = corpus_source(arguments, self.data) if arguments.corpus or self.data else None
         self.inputs = fingerprints(arguments, self.topics, self.excluded, source=self.source, index=arguments.index)
@@ -74,6 +74,12 @@ class Refining:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self.memory.leave(interrupted=kind is KeyboardInterrupt)
+
+    def _whose(self) -> str:
+        """What the topics are, in words."""
+        if self.arguments.topics or self.data is None or self.data.folder is None:
+            return "the topics"
+        return f"the topics that {self.data.qrels_file()} judges; --topics FILE takes all of a file"
 
     def passes(self) -> Run:
         """The run after all passes."""

@@ -14,6 +14,7 @@ _READERS = {  # which rules read what an option sets
     "order": ("prompt",),
     "seed": ("prompt",),
     "prompt": ("prompt",),
+    "prompt_length": ("prompt",),
     "task": ("prompt", "query"),
     "noun": ("prompt",),
     "stride": ("prompt",),

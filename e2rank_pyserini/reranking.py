@@ -162,11 +162,11 @@ def order(docids: Sequence[str], vectors: Vectors, query: Vectors) -> list[Hit]:
     return [Hit(docids[row], float(scores[row])) for row in np.argsort(-scores, kind="stable").tolist()]
 
 
-def check_known(run: Run, queries: Mapping[str, object]) -> None:
-    """Raise E2RankError for a query of the run that `queries` (topics, vectors) lacks."""
+def check_known(run: Run, queries: Mapping[str, object], whose: str = "the topics") -> None:
+    """Raise E2RankError for a query of the run that `queries` (topics, vectors) lacks; `whose` says what they are."""
     unknown = [qid for qid in run if qid not in queries]
     if unknown:
-        raise E2RankError(f"query {unknown[0]}: in the run but not in the topics ({len(unknown)} such)")
+        raise E2RankError(f"query {unknown[0]}: in the run but not in {whose} ({len(unknown)} such)")
 
 
 def check_texts(docids: Iterable[str], texts: Mapping[str, str]) -> None:

@@ -20,6 +20,9 @@ def rerun(arguments: Namespace) -> None:
     if kept is not None:
         if kept == place.with_name(record["run"]["file"]):
             raise E2RankError(f"{arguments.output}: is the recorded run itself; choose another name")
+        if (kept.suffix == ".gz") != record["run"]["file"].endswith(".gz"):
+            how = "without" if kept.suffix == ".gz" else "with"
+            raise E2RankError(f"{kept}: expected a name {how} .gz, as the recorded run's, whose bytes are compared")
         provenance.check_replaceable(kept)
     here = _is_recorded(place, record, needed=kept is None)
     _check_inputs(arguments.record, record)

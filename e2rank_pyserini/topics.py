@@ -14,18 +14,23 @@ from e2rank_pyserini.types import E2RankError, Topics
 Rows = Iterator[tuple[int, str, str]]  # line (0: unknown), qid, query
 
 
-def read_topics(path: Path, asked: Container[str] | None = None) -> Topics:
+def read_topics(path: Path | str, asked: Container[str] | None = None) -> Topics:
     """Topics from TSV, JSON, JSONL (BEIR's too), TREC `<top>`, track XML `<topic>` or CACM `<DOC>`; `.gz` too.
 
     The query is the one that Pyserini takes: the second column, the title. Raises E2RankError with file and line for
     a topic without id or query, for an id with a blank or twice, and for a file that is none of these. With `asked`
     those topics alone are given, and the others may be empty.
     """
+    path = Path(path)
     text = "\n".join(read_lines(path))
     if kind := re.search(r"<(top|topic|doc)[\s>]", text, re.I) if text.lstrip().startswith("<") else None:
         rows = {"top": _trec, "topic": _xml, "doc": _cacm}[kind[1].lower()](text, path)
     elif text.lstrip().startswith("{"):
         rows = _json(text, path)
+    elif text.lstrip().startswith("["):
+        raise E2RankError(
+            f'{path}:1: expected an object `{{qid: {{"title": …}}}}` or one of a topic a line, got a list'
+        )
     else:
         rows = _tsv(text, path)
     topics: Topics = {}
@@ -46,15 +51,20 @@ def read_topics(path: Path, asked: Container[str] | None = None) -> Topics:
     return topics
 
 
+_HEADS = ("qid", "id", "queryid", "topicid", "topic")  # what the first column of a header says
+
+
 def _tsv(text: str, path: Path) -> Rows:
     """`qid<TAB>query`; further columns are left out, as Pyserini does."""
+    first = True
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         qid, *columns = line.split("\t")
         if not columns:
             raise E2RankError(f"{path}:{number}: expected `qid<TAB>query`, got no tab")
-        if number == 1 and qid.lower() in ("query-id", "query_id", "qid", "_id", "id", "topic"):
+        head, first = first and re.sub(r"[ _-]", "", qid.lower()) in _HEADS, False
+        if head:
             continue
         yield number, qid.strip(), columns[0]
 
@@ -78,7 +88,9 @@ def _json(text: str, path: Path) -> Rows:
             continue
         where = f"{path}:{number}"
         row = parse_object(line, where)
-        query = _field(row, ("title", "text", "query", "input"), where)
+        # BEIR's query is its text, whatever title stands beside it
+        names = ("text", "title") if "_id" in row else ("title", "text")
+        query = _field(row, (*names, "query", "input"), where)
         yield number, _field(row, ("_id", "qid", "id", "query_id"), where), query
 
 

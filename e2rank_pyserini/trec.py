@@ -21,7 +21,7 @@ _LARGEST = 1e38  # trec_eval holds scores as float32
 _HIGHEST = 10**7  # trec_eval keeps 8 bytes for each grade up to the highest, and where it gets no memory gives zeros
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path | str) -> Run:
     """A TREC run (`qid Q0 docid rank score tag`, .gz too). Hits are ordered by score, then rank, then line.
 
     Raises E2RankError for a line that is not six columns, a score that is not a finite number, a rank that is not an
@@ -49,25 +49,36 @@ def read_run(path: Path) -> Run:
     }
 
 
-def write_run(path: Path, run: Run, tag: str) -> None:
+def write_run(path: Path | str, run: Run, tag: str) -> None:
     """Write `run` as Pyserini does (packed where `path` ends in .gz), with scores that strictly decrease as printed.
 
     A hit whose score would print equal to (or above) the one before is lowered by the least step that trec_eval sees:
-    it ignores ranks, breaks ties by docid, and holds scores as float32. Raises E2RankError for a score that is
-    no number.
+    it ignores ranks, breaks ties by docid, and holds scores as float32. Raises E2RankError for what could not be read
+    again: a score that is no number, a docid that a query has twice, and a qid, docid or tag with blanks or without
+    a character.
     """
     with atomic(path) as file:
+        _check_word(tag, "tag", path)
         for qid, hits in run.items():
+            _check_word(qid, "query id", path)
+            if len({hit.docid for hit in hits}) < len(hits):
+                raise E2RankError(f"{path}: query {qid}: a document appears twice")
             ceiling = math.inf
             for rank, hit in enumerate(hits, start=1):
                 if not math.isfinite(hit.score):
                     raise E2RankError(f"{path}: query {qid}: document {hit.docid}: expected a number, got {hit.score}")
+                _check_word(hit.docid, "docid", path)
                 units = min(round(hit.score / STEP), ceiling)
                 file.write(f"{qid} Q0 {hit.docid} {rank} {units * STEP:.6f} {tag}\n")
                 ceiling = units - _float32_gap(units * STEP)
 
 
-def read_qrels(path: Path) -> Qrels:
+def _check_word(word: str, what: str, path: Path | str) -> None:
+    if word.split() != [word]:
+        raise E2RankError(f"{path}: expected a {what} without blanks, got {word!r}")
+
+
+def read_qrels(path: Path | str) -> Qrels:
     """TREC qrels (`qid 0 docid grade`) or BEIR's TSV with its header (`query-id corpus-id score`), .gz too."""
     qrels: Qrels = {}
     width = None
@@ -98,9 +109,9 @@ def read_qrels(path: Path) -> Qrels:
     return qrels
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path | str) -> Iterator[str]:
     """The lines of a text file, without their ends and without a byte order mark; `.gz` is unpacked."""
-    return lines(lambda: _opened(path), str(path))
+    return lines(lambda: _opened(Path(path)), str(path))
 
 
 def _opened(path: Path) -> IO[str]:
@@ -121,12 +132,12 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[str]]:
+def atomic(path: Path | str) -> Iterator[IO[str]]:
     """A text file that exists under its name only once it is complete and on disk. A link keeps pointing at it.
 
     Where its name ends in `.gz` it is packed, the same text to the same bytes.
     """
-    path = path.resolve()
+    path = Path(path).resolve()
     check_writable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +178,7 @@ def _float32_gap(score: float) -> int:
     return max(1, math.ceil(float(np.spacing(np.float32(abs(score)))) / STEP))
 
 
-def _number(word: str, path: Path, line: int) -> float:
+def _number(word: str, path: Path | str, line: int) -> float:
     try:
         value = float(word) if "_" not in word else math.nan  # Python reads 1_0 as 10
     except ValueError:
@@ -193,7 +204,7 @@ def graded(grade: int, where: str) -> int:
     return grade
 
 
-def _integer(word: str, what: str, path: Path, line: int) -> int:
+def _integer(word: str, what: str, path: Path | str, line: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", word):
         raise E2RankError(f"{path}:{line}: expected an integer {what}, got {shown(word)}")
     return int(word)

@@ -251,12 +251,28 @@ def test_make_reranks_again_where_topics_or_exclusions_changed(beir: Path, tmp_p
         (tmp_path / "dl19" / changed).touch()
 
 
-def test_make_takes_no_name_with_blanks():
+def made_of(*words: str) -> subprocess.CompletedProcess[str]:
+    """What make would do, whatever is there."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", "-n", "help", "DATASET=a b"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "DATASET=a b: expected no blanks" in done.stderr
+    command = ["make", "-n", "-o", ".venv/.ready-cpu", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", "DATASET SPLIT MODEL VENV RUN".split())
+def test_make_takes_no_name_that_it_or_a_shell_reads_otherwise(name: str):
+    for character in " \t[]*?\\$'\"`();&|<>#:=%{}!":
+        done = made_of("help", f"{name}=a{character}b")
+        assert (done.returncode, done.stdout) == (2, ""), character
+        assert f"{name}=a{character}b: expected letters, digits and" in done.stderr
+    assert made_of("help", f"{name}=../ä-b/c_d.e+f,g@h~2").returncode == 0
+
+
+def test_a_report_of_all_is_one_name():
+    for goals in (("hybrid", "feedback"), ("feedback", "hybrid")):
+        done = made_of("report", *goals)
+        assert "--output runs/semanlink.demo.e2rank-minilm.hybrid.feedback.report " in f"{done.stdout} ".replace(
+            "\n", " "
+        )
 
 
 def test_make_forgets_the_faiss_that_it_takes_away():

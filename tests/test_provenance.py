@@ -92,6 +92,21 @@ def test_rerun_makes_the_same_bytes(reranked: Path, tmp_path: Path, capfd: pytes
     assert record_of(tmp_path / "again.trec")["inputs"] == record_of(reranked)["inputs"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_run_and_a_packed_one_are_not_compared(
+    reranked: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], packed: bool
+):
+    if packed:
+        record = record_of(reranked)
+        record["run"]["file"] += ".gz"
+        (reranked.parent / "out.trec.json").write_text(json.dumps(record))
+    again = tmp_path / ("again.trec" if packed else "again.trec.gz")
+    assert main(["rerun", f"{reranked}.json", "--output", str(again)]) == 1
+    told = f"again.{'trec' if packed else 'trec.gz'}: expected a name {'with' if packed else 'without'} .gz, as the rec"
+    assert told in capfd.readouterr().err
+    assert not again.exists()
+
+
 def swap_lines(path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))

@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,34 @@ def test_the_score_outranks_the_rank_column(tmp_path: Path):
     assert [hit.docid for hit in read_run(tmp_path / "r")["1"]] == ["b", "a"]
 
 
+@pytest.mark.parametrize(
+    ("qid", "docids", "tag", "told"),
+    [
+        ("q 1", "a", "t", "expected a query id without blanks, got 'q 1'"),
+        ("q", ["a b"], "t", "expected a docid without blanks, got 'a b'"),
+        ("q", ["a", ""], "t", "expected a docid without blanks, got ''"),
+        ("q", "a", "my tag", "expected a tag without blanks, got 'my tag'"),
+        ("q", "a", "", "expected a tag without blanks, got ''"),
+        ("q", "aba", "t", "query q: a document appears twice"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    tmp_path: Path, qid: str, docids: Sequence[str], tag: str, told: str
+):
+    with pytest.raises(E2RankError, match=re.escape(f"r.trec: {told}")):
+        write_run(tmp_path / "r.trec", {qid: [Hit(docid, 1.0) for docid in docids]}, tag)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_files_may_be_text(tmp_path: Path):
+    write_run(f"{tmp_path}/r", {"q": [Hit("a", 1.0)]}, "t")
+    (tmp_path / "t").write_text("q\twing\n")
+    (tmp_path / "j").write_text("q 0 a 1\n")
+    assert read_run(f"{tmp_path}/r") == {"q": [Hit("a", 1.0)]}
+    assert read_topics(f"{tmp_path}/t") == {"q": "wing"}
+    assert read_qrels(f"{tmp_path}/j") == {"q": {"a": 1}}
+
+
 def test_a_failed_write_leaves_the_old_run(tmp_path: Path):
     path = tmp_path / "r"
     write_run(path, {"q": [Hit("a", 1.0)]}, "t")
@@ -94,6 +122,9 @@ FORMATS = {
     "pyserini json": json.dumps({"007": {"title": "what is it"}, "q-2": {"title": "second  query"}}),
     "trec": "<top>\n<num> Number: 007\n<title> what is it\n<desc> D\n</top>\n"
     "<top><num>q-2</num><title>second  query</title></top>",
+    "beir with titles": '{"_id": "007", "title": "help", "text": "what is it"}\n'
+    '{"_id": "q-2", "title": "second query", "text": ""}\n',
+    "tsv with a header": "\n Query ID\tquery\n007\twhat is it\nq-2\tsecond query\n",
     "web xml": '<topics><topic number="007" type="x"><query>what is it</query><question>Q</question></topic>\n'
     '<topic number="q-2"><query>second  query</query></topic></topics>',
     "cacm": "<DOC>\n<DOCNO> 007 </DOCNO>\nwhat is it\n</DOC>\n<DOC>\n<DOCNO>q-2</DOCNO>\nsecond  query\n</DOC>\n",
