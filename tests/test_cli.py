@@ -258,9 +258,12 @@ def made_of(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", "DATASET SPLIT MODEL VENV RUN".split())
-def test_make_takes_no_name_that_it_or_a_shell_reads_otherwise(name: str):
-    for character in " \t[]*?\\$'\"`();&|<>#:=%{}!":
+@pytest.mark.parametrize(
+    ("name", "characters"),
+    [("DATASET", " \t[]*?\\$'\"`();&|<>#:=%{}!"), ("SPLIT", " "), ("MODEL", "["), ("VENV", "'"), ("RUN", " #")],
+)
+def test_make_takes_no_name_that_it_or_a_shell_reads_otherwise(name: str, characters: str):
+    for character in characters:
         done = made_of("help", f"{name}=a{character}b")
         assert (done.returncode, done.stdout) == (2, ""), character
         assert f"{name}=a{character}b: expected letters, digits and" in done.stderr
