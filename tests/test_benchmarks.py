@@ -117,3 +117,16 @@ def test_a_named_set_is_here_once_topics_qrels_and_index_are_cached(cache: Path)
     old = cache / "indexes" / "lucene-inverted.beir-v1.0.0-scifact.flat.20221116.aa.bb"
     (old / "segments_1").touch()
     assert find("scifact", None) == Benchmark("scifact", "scifact", "test", str(old), {})  # the newer one is empty
+
+
+def test_of_several_prebuilt_indexes_the_newest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from e2rank_pyserini.corpus import cached_lucene
+
+    monkeypatch.setenv("PYSERINI_CACHE", str(tmp_path))
+    for date in ("20220505", "20221004"):
+        place = tmp_path / "indexes" / f"lucene-inverted.toy.{date}.abc"
+        place.mkdir(parents=True)
+        (place / "segments_1").touch()
+    found = cached_lucene("toy")
+    assert found is not None
+    assert "20221004" in found.name

@@ -213,3 +213,19 @@ def test_bad_input_is_one_line(tmp_path: Path, words: str, fragment: str, capsys
     assert printed == ""
     assert told.count("\n") == 1
     assert fragment in told
+
+
+def test_documents_of_one_grade_are_shown_by_where_they_are_now():
+    qrels = {"q": dict.fromkeys("abc", 1)}
+    found = moved(run(q="xb" + "a"), run(q="cab"), qrels, "q")
+    assert found == [("b", 1, 3, 2), ("a", 1, 2, 3), ("c", 1, 1, None)]
+
+
+def test_the_relevance_and_the_seed_are_those_asked_for():
+    qrels = {str(n): {"a": 1, "b": 2} for n in range(20)}
+    old = {qid: [Hit("a", 2.0), Hit("b", 1.0)] for qid in qrels}
+    new = {qid: [Hit("b", 2.0), Hit("a", 1.0)] if int(qid) % 3 else old[qid][:1] for qid in qrels}
+    runs, asked = [("old", old), ("new", new)], {"measure": "MRR@10", "relevance": 2}
+    assert [row.mean for row in compare(runs, qrels, **asked)] == pytest.approx([0.5, 13 / 20])
+    ps = [compare(runs, qrels, test="randomisation", seed=seed, **asked)[1].p for seed in (0, 0, 1)]
+    assert ps[0] == ps[1] != ps[2]

@@ -112,3 +112,8 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path: Path):
     (tmp_path / "x.jsonl").write_text('{"_id": "1", "text": "a"}\n{"_id": "2", "text": "a", "text": "b"}\n')
     with pytest.raises(E2RankError, match=r"x\.jsonl:2: not JSON: 'text' appears twice in one object"):
         list(documents(str(tmp_path / "x.jsonl")))
+
+
+def test_of_two_texts_beirs_comes_first_and_blanks_around_it_go(tmp_path: Path):
+    write(tmp_path / "c.jsonl", [{"_id": "1", "title": " T ", "text": " one\n", "contents": "T one"}])
+    assert list(documents(str(tmp_path / "c.jsonl"))) == [Document("1", "T", "one")]

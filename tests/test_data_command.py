@@ -900,3 +900,101 @@ def test_a_roberta_cross_encoder_has_the_positions_behind_its_paddings():
     assert _pair_length("x", network, tokenizer, None) == 64
     with pytest.raises(E2RankError, match="pairs of up to 65 tokens were asked for, but it has 64"):
         _pair_length("x", network, tokenizer, 65)
+
+
+def test_what_a_scorer_does_not_know_is_a_deviation_below_what_it_does():
+    """Of 1 and 3 the deviation is 1, so that the unknown one is 0; of two that are alike it is taken for 1."""
+    from e2rank_pyserini.training.labelling import combined
+
+    filled = np.array([0.0, 1.0, 3.0])
+    np.testing.assert_allclose(combined([np.array([np.nan, 1, 3])]), (filled - filled.mean()) / filled.std())
+    np.testing.assert_allclose(combined([np.array([np.nan, 2, 2])]), np.array([-2, 1, 1]) / np.sqrt(2))
+
+
+def test_what_a_run_lacks_is_last_whatever_the_sign_of_its_scores(make: Make, tmp_path: Path):
+    scorer = run_of(tmp_path / "negative", {"d1": -5, "d4": -3, "d2": -4})
+    [row] = make("--labels", "scores", "--scorer", scorer, "--documents", "5", "--limit", "1")
+    assert row["ranking"] == [4, 2, 1, 3, 5]
+
+
+def test_an_encoder_that_scores_is_told_the_task(tiny_model: Path):
+    from e2rank_pyserini.encoder import E2RankEncoder
+    from e2rank_pyserini.training.labelling import by_encoder, distinct
+
+    encoder = E2RankEncoder.load(str(tiny_model), device="cpu")
+    [found] = by_encoder(encoder, "Find it")([distinct("1", "wing", [("a", "flow"), ("b", "heat")], {})])
+    expected = encoder.encode_documents(["flow", "heat"]) @ encoder.encode_queries(["wing"], "Find it")[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_decoder_cross_encoder_scores_pairs_as_one_at_a_time(tiny_model: Path, tmp_path: Path):
+    """Its score is taken at the last token that is no padding, whose id is not 0; a long query loses its end."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    from e2rank_pyserini.training.labelling import by_cross_encoder, distinct
+
+    place = tmp_path / "decoder"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token = "<|im_end|>"
+    torch.manual_seed(1)
+    config = Qwen3Config.from_pretrained(tiny_model, num_labels=1, initializer_range=0.3, pad_token_id=None)
+    network = Qwen3ForSequenceClassification(config).eval()
+    network.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    texts = ("flow", "heat transfer to a cone", "drag")
+    asked = [distinct(query, query, zip("abc", texts, strict=True), {}) for query in ("wing " * 40, "lift")]
+    options = {"device": "cpu", "dtype": "float32", "max_length": 20, "batch_tokens": None}
+    for one, scores in zip(asked, by_cross_encoder(str(place), **options)(asked), strict=True):
+        for text, score in zip(texts, scores, strict=True):
+            ids = tokenizer(text)["input_ids"]
+            ids = tokenizer(one.query)["input_ids"][: 20 - len(ids)] + ids
+            with torch.no_grad():
+                logit = float(network(input_ids=torch.tensor([ids])).logits[0, 0])
+            assert score == pytest.approx(logit, abs=1e-5)
+
+
+def test_pairs_have_512_tokens_unless_more_are_asked_for():
+    from types import SimpleNamespace
+
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from e2rank_pyserini.training.labelling import _pair_length
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = BertForSequenceClassification(BertConfig(vocab_size=20, max_position_embeddings=1024, **size))
+    tokenizer = SimpleNamespace(model_max_length=10**9)
+    assert [_pair_length("x", network, tokenizer, wanted) for wanted in (None, 1024)] == [512, 1024]
+
+
+def test_every_topic_and_run_is_drawn_for_itself():
+    from e2rank_pyserini.training.mining import Draw, draw_lists
+    from e2rank_pyserini.types import Hit
+
+    run = {qid: [Hit(f"d{n}", -float(n)) for n in range(50)] for qid in "ab"}
+    options = {"qrels": None, "relevance": 1, "judged_only": False}
+    drawn = [list(draw_lists(run, "ab", Draw(5, 50, 2), number=number, **options)[0]) for number in (0, 1)]
+    assert len({one.docids for found in drawn for one in found}) == 1 + 4  # the first ones, and four random lists
+
+
+def test_every_positive_and_seed_has_negatives_of_their_own():
+    from e2rank_pyserini.training.mining import Draw, draw_pairs
+    from e2rank_pyserini.types import Hit
+
+    run, qrels = {"q": [Hit(f"d{n}", -float(n)) for n in range(50)]}, {"q": {"x": 1, "y": 1}}
+    options = {"number": 0, "relevance": 1, "skip_top": 0, "likeness": None, "margin": 0.0}
+    drawn = [draw_pairs(run, "q", qrels, Draw(6, 50, 2, seed), **options)[0] for seed in (0, 1)]
+    assert len({one.docids[1:] for found in drawn for one in found}) == 1 + 4
+
+
+def test_a_random_list_holds_any_one_of_the_relevant_documents():
+    """`relevance` says which they are: d0, of a lower grade, is none."""
+    from e2rank_pyserini.training.mining import Draw, draw_lists
+    from e2rank_pyserini.types import Hit
+
+    run = {"q": [Hit(f"d{n}", -float(n)) for n in range(60)]}
+    qrels = {"q": {"d0": 1, "d50": 2, "d51": 2}}
+    drawn, _ = draw_lists(run, "q", Draw(3, 60, 41), number=0, qrels=qrels, relevance=2, judged_only=False)
+    held = [{"d50", "d51"} & set(one.docids) for one in drawn[1:]]
+    assert all(held)
+    assert min(sum(docid in found for found in held) for docid in ("d50", "d51")) > 10

@@ -104,3 +104,16 @@ def test_published_bm25_numbers(shared, year: str, expected: float):
     run = read_run(folder / "runs" / f"dl{year}.bm25.top100.trec")
     values = evaluate(run, read_qrels(folder / "qrels" / f"test-dl{year}.tsv"), relevance=2)
     assert values["nDCG@10"] == pytest.approx(expected, abs=5e-5)
+
+
+def test_recall_is_of_the_first_hundred_and_of_what_is_relevant():
+    run = {"1": [Hit(f"d{n:03}", -float(n)) for n in range(150)]}
+    qrels = {"1": {"d000": 1, "d099": 2, "d100": 2}}
+    one, two = (evaluate(run, qrels, relevance=grade)["R@100"] for grade in (1, 2))
+    assert (one, two) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
+
+
+def test_scores_that_tie_in_float32_are_cut_as_trec_eval_cuts_them():
+    run = {"1": [Hit(f"d{n:02}", 20 - n * 1e-8) for n in range(11)]}  # trec_eval: d10 first, d00 last
+    assert evaluate(run, {"1": {"d10": 1}})["MRR@10"] == 1
+    assert evaluate(run, {"1": {"d00": 1}})["MRR@10"] == 0

@@ -223,3 +223,9 @@ def assert_same(ours: Run, theirs, factor: float = 1.0) -> None:
         found = theirs.run_data[theirs.run_data["topic"] == qid]
         expected = dict(zip(found["docid"], found["score"] * factor, strict=True))
         assert dict(hits) == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_query_is_shuffled_otherwise():
+    many = {str(number): RUN["007"] for number in range(20)}
+    shuffled = reading(many, window=5, order="shuffle", seed=3)
+    assert len({docids(shuffled, qid) for qid in many}) > 5

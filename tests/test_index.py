@@ -343,3 +343,95 @@ def test_a_header_that_asks_for_too_much_memory_is_refused(tmp_path: Path):
 
 def test_stored_reads_no_vector(tiny_index: Path):
     assert DenseIndex(tiny_index).stored(["000", "nothing", "039"]).tolist() == [True, False, True]
+
+
+def test_the_template_of_the_documents_is_kept_for_those_encoded_later(tmp_path: Path, encoder: E2RankEncoder):
+    corpus = [Document("1", "wing", "flow")]
+    assert build_index(corpus, encoder, tmp_path / "i", template="{text}")["document_template"] == "{text}"
+    assert read_sealed(tmp_path / "i" / "e2rank.json")["document_template"] == "{text}"
+    found, _ = DenseIndex(tmp_path / "i").vectors(["1"])
+    np.testing.assert_allclose(found, encoder.encode_documents(["flow"]), atol=1e-6)
+
+
+def test_a_graph_keeps_the_reach_that_its_file_says(tmp_path: Path):
+    faiss = faiss_module()
+    vectors = np.random.default_rng(5).normal(size=(500, 32)).astype(np.float32)
+    index = empty_index(32, "HNSW16")
+    fill(index, lambda: iter([vectors]), "HNSW16")
+    index.hnsw.efSearch = 200
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(500)))
+    opened = DenseIndex(tmp_path)
+    opened.search(vectors[:1], 5)
+    assert opened._graph.efSearch == 200
+
+
+def test_documents_that_tie_in_any_kind_are_in_corpus_order(tmp_path: Path):
+    faiss = faiss_module()
+    vectors = np.repeat(np.eye(2, 8, dtype=np.float32), 20, axis=0)
+    index = empty_index(8, "HNSW16")
+    fill(index, lambda: iter([vectors]), "HNSW16")
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(40)))
+    (hits,) = DenseIndex(tmp_path).search(vectors[:1], 20)
+    assert [int(hit.docid) for hit in hits] == sorted(int(hit.docid) for hit in hits)
+
+
+def test_half_precision_is_not_stored_in_full(tmp_path: Path, encoder: E2RankEncoder):
+    build_index([Document(str(n), "", f"wing {n}") for n in range(70)], encoder, tmp_path / "i", factory="SQfp16")
+    assert not DenseIndex(tmp_path / "i").exact
+
+
+def test_a_search_that_finds_fewer_than_asked_gives_those_alone(tmp_path: Path):
+    """IVF looks into some of its lists; FAISS fills up with row -1."""
+    faiss = faiss_module()
+    vectors = np.eye(8, dtype=np.float32)
+    index = empty_index(8, "IVF8,Flat")
+    fill(index, lambda: iter([vectors]), "IVF8,Flat")
+    faiss.extract_index_ivf(index).nprobe = 1
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(8)))
+    (hits,) = DenseIndex(tmp_path).search(vectors[3:4], 8)
+    assert [hit.docid for hit in hits] == ["3"]
+
+
+def test_vectors_shorter_than_one_are_refused(tmp_path: Path):
+    faiss = faiss_module()
+    index = faiss.IndexFlatIP(8)
+    index.add(np.eye(8, dtype=np.float32) * np.linspace(1, 0.5, 8, dtype=np.float32)[:, None])
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(8)))
+    with pytest.raises(E2RankError, match=r"found one of length 0\.500 \(document 7\)"):
+        DenseIndex(tmp_path).check_lengths()
+
+
+def test_a_training_sample_has_65536_vectors_though_there_are_few_lists():
+    from e2rank_pyserini.indexing import _training_sample
+
+    vectors = np.random.default_rng(1).normal(size=(70_000, 4)).astype(np.float32)
+    for factory in ("IVF4,Flat", "SQ8"):
+        assert len(_training_sample(empty_index(4, factory), lambda: iter([vectors]))) == 65536
+
+
+def test_a_training_sample_is_drawn_by_one_seed_from_all_blocks():
+    from e2rank_pyserini.indexing import _training_sample
+
+    vectors = np.random.default_rng(1).normal(size=(140_000, 4)).astype(np.float32)
+    blocks = np.split(vectors, [1, 50_000, 100_000])
+    one, again = (_training_sample(empty_index(4, "SQ8"), lambda: iter(blocks)) for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    rows = {row.tobytes(): number for number, row in enumerate(vectors)}
+    drawn = [rows[row.tobytes()] for row in one]
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 65536
+    assert drawn[-1] > 130_000
+
+
+def test_stored_vectors_that_are_no_numbers_are_refused(tmp_path: Path):
+    faiss = faiss_module()
+    index = faiss.IndexFlatIP(8)
+    index.add(np.full((1, 8), np.nan, dtype=np.float32))
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("1\n")
+    with pytest.raises(E2RankError, match="holds vectors that are not numbers"):
+        DenseIndex(tmp_path).vectors(["1"])

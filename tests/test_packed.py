@@ -414,3 +414,41 @@ def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
             assert type(forward._packed.between).__name__ == "Fused"
             assert forward._packed.varlen is not None or causally(varlen.varlen_attn) is None
         assert min(one @ true for one, true in zip(found, exact, strict=True)) > least
+
+
+def test_a_network_of_ones_own_of_the_same_name_does_not_fit():
+    own = type("LlamaModel", (LlamaModel,), {"__module__": "modeling_own"})  # as trust_remote_code loads it
+    assert not fits(own(LlamaConfig(**SIZE)))
+
+
+@pytest.mark.parametrize("made", [Qwen3Model, LlamaModel])
+def test_the_epsilon_of_its_norms_is_the_networks(made: Any):
+    torch.manual_seed(2)
+    network = made(made.config_class(**SIZE, num_key_value_heads=2, head_dim=8, rms_norm_eps=0.1))
+    network.eval().requires_grad_(False)
+    expected = [plain.hidden_states(network, row) for row in ROWS]
+    for found, state in zip(states(Packed(network), ROWS), expected, strict=True):
+        np.testing.assert_allclose(found, state, atol=1e-5)
+
+
+def test_longrope_does_not_fit():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 10000.0}
+    rope |= {"factor": 2.0, "original_max_position_embeddings": 128}
+    assert not fits(LlamaModel(LlamaConfig(**SIZE, rope_parameters=rope)))
+
+
+def test_a_network_is_causal_where_all_of_it_is():
+    """Else a real token could see a padded one, and the mask may not be left out."""
+
+    def made(*parts: dict[str, Any]) -> Any:
+        whole = torch.nn.Sequential(*(torch.nn.Identity() for _ in parts))
+        for module, says in zip(whole, parts, strict=True):
+            vars(module).update(says)
+        return whole
+
+    causal, both_ways = {"is_causal": True}, {"is_causal": False}
+    assert packed.is_causal(made(causal, causal))
+    assert not packed.is_causal(made(causal, both_ways))
+    inner = {"config": types.SimpleNamespace(is_causal=False)}
+    assert not packed.is_causal(made({**causal, "config": types.SimpleNamespace()}, inner))
+    assert not packed.is_causal(made({}))

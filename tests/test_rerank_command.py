@@ -12,6 +12,7 @@ from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.catalog import dataset
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.feedback import Part, interpolate
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.topics import read_topics
@@ -242,3 +243,36 @@ def test_the_corpus_is_read_once_for_windows_and_absent_documents(
     hits = read_run(toy_run).values()
     stored = set((tmp_path / "half" / "docid").read_text().split())
     assert asked == [{hit.docid for row in hits for n, hit in enumerate(row[:8]) if n < 3 or hit.docid not in stored}]
+
+
+def test_the_prompts_task_is_not_the_plain_querys(made: Made):
+    words = ["rerank", "--depth", "12", "--window", "4", "--cut", "--task", "Sort them", "--interpolate"]
+    found = made(*words, "prompt=1e-9", "query=1")
+    assert docids(found) == docids(made("rerank", "--by", "query", "--depth", "12", "--cut", name="query"))
+
+
+def test_an_adaptive_window_is_scaled_in_feedback_too(made: Made, toy_run: Path, tmp_path: Path):
+    scores = [9.0, 8.5, 5.0, *(-float(n) / 100 for n in range(27))]
+    steep = {
+        qid: [Hit(hit.docid, score) for hit, score in zip(hits, scores, strict=True)]
+        for qid, hits in read_run(toy_run).items()
+    }
+    write_run(tmp_path / "steep", steep, "x")
+    for depth, window in (("3", "2"), ("30", "3")):
+        options = ["--adaptive", "0.5", "--depth", depth, "--window", "3"]
+        adaptive = made("feedback", *options, run=tmp_path / "steep", name="a")
+        assert_same(adaptive, made("feedback", "--window", window, run=tmp_path / "steep", name="b"))
+
+
+def test_in_every_pass_first_is_the_first_stage(made: Made, toy_run: Path, tmp_path: Path):
+    words, both = ["rerank", "--depth", "12", "--window", "4", "--cut"], ["--interpolate", "prompt=0.5", "first=0.5"]
+    twice = made(*words, *both, "--passes", "2", name="twice")
+    made(*words, *both, name="once")
+    scored = made(*words, run=tmp_path / "once", name="scored")
+    first = {qid: hits[:12] for qid, hits in read_run(toy_run).items()}
+    assert_same(twice, interpolate([Part(0.5, scored), Part(0.5, first)], hits=12))
+
+
+def test_a_weight_of_nought_is_not_the_default(made: Made):
+    by_query = made("rerank", "--by", "query", name="query")
+    assert_same(made("rerank", "--by", "rocchio", "--rocchio-beta", "0"), by_query)

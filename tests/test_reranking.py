@@ -147,3 +147,11 @@ def test_many_queries_are_all_there_in_order():
     vectors = prompt_vectors(run, topics, TEXTS, Compass(), window=1, done=finished.append)
     assert list(vectors) == list(run)
     assert sum(finished) == 150
+
+
+def test_hits_below_depth_are_not_encoded():
+    stored, encoder = Stored({docid: ANGLES[docid] for docid in "abc"}), Compass()
+    texts = {docid: TEXTS[docid] for docid in "abc"}  # nor are their texts needed
+    hits = rescore(RUN, {"007": _unit([0.0])[0]}, texts, stored, encoder, depth=3)["007"]
+    assert [hit.docid for hit in hits] == ["a", "b", "c", "d", "e"]
+    assert encoder.encoded == []

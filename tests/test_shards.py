@@ -27,7 +27,7 @@ from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.sharded import ShardedIndex, open_index
-from e2rank_pyserini.shards import Shard, Shards, Task
+from e2rank_pyserini.shards import Shard, Shards, Task, check_same
 from e2rank_pyserini.storage import Folder
 from e2rank_pyserini.types import Document, E2RankError
 from tests.conftest import sentences
@@ -583,3 +583,25 @@ def test_a_folder_is_removed_though_a_thread_is_at_its_last_file(tmp_path: Path)
     removed(place, last="manifest.json")
     writer.join()
     assert not place.exists()
+
+
+def test_shards_are_of_one_model_dtype_text_and_corpus():
+    model = {"name": "m", "identity": "i", "pooling": "last", "eos": "e", "lengths": {"document": 8, "query": 4}}
+    settings: dict[str, Any] = {"model": model, "dim": 4, "dtype": "float32", "document_template": "{text}"}
+    settings |= {"shard_documents": 6, "corpus_fingerprint": "x"}
+    others = [{**model, key: "other"} for key in ("identity", "pooling", "eos")]
+    others.append({**model, "lengths": {"document": 9, "query": 4}})
+    changed = [{**settings, "model": other} for other in others]
+    changed += [{**settings, key: "other"} for key in settings if key != "model"]
+    for other in changed:
+        assert Shards("s", other).made != Shards("s", settings).made
+        with pytest.raises(E2RankError, match="s: begun with "):
+            check_same(settings, other, "s")
+    longer_queries = {**settings, "model": {**model, "lengths": {"document": 8, "query": 5}}}
+    assert Shards("s", longer_queries).made == Shards("s", settings).made
+    check_same(settings, longer_queries, "s")
+
+
+def test_documents_are_told_from_others_by_where_one_ends():
+    tasks = [(("1", "2"), ("a", "b")), (("12",), ("ab",)), (("1",), ("2a", "b")), (("1", "2"), ("a", "c"))]
+    assert len({Task(0, docids, texts).digest for docids, texts in tasks}) == 4

@@ -291,3 +291,44 @@ def test_nothing_here_is_an_error_of_one_line(tiny_model: Path, data: Path, caps
     assert printed == ""
     assert told.count("\n") == 1
     assert told.startswith("e2rank table: no data set of the paper is on this machine (dl19 skipped: ")
+
+
+def test_changed_topics_are_asked_anew(tiny_model: Path, data: Path):
+    commands = Commands()
+    table(asked(tiny_model, data, dense=True), commands)
+    commands.words.clear()
+    later = max(path.stat().st_mtime for path in (*Path("runs").iterdir(), *Path("indexes").rglob("*"))) + 5
+    os.utime(data / POOL / "queries.jsonl", (later, later))
+    table(asked(tiny_model, data, dense=True), commands)
+    assert [words[0] for words in commands.words] == ["search", *["rerank"] * 5]
+
+
+def test_a_changed_corpus_is_read_anew(tiny_model: Path, data: Path):
+    commands, corpus = Commands(), data / POOL / "corpus.jsonl"
+    table(asked(tiny_model, data), commands)
+    commands.words.clear()
+    corpus.write_text(corpus.read_text().replace("wing", "rudder"))
+    later = max(path.stat().st_mtime for path in Path("indexes").rglob("*")) + 5
+    os.utime(corpus, (later, later))
+    table(asked(tiny_model, data), commands)
+    assert [words[0] for words in commands.words] == ["index", *["rerank"] * 4]
+    [candidates] = Path("indexes").glob("*.candidates.jsonl")
+    assert "rudder" in candidates.read_text()
+
+
+def test_a_dense_run_is_told_the_sets_task(tiny_model: Path, data: Path, beir: Path, toy_run: Path):
+    shutil.rmtree(data / POOL)
+    shutil.copytree(beir, data / "scifact")
+    asked_for: list[Sequence[str]] = []
+
+    def without_java(words: Sequence[str]) -> None:
+        asked_for.append(words)
+        if words[0] == "bm25":
+            shutil.copy(toy_run, words[words.index("--output") + 1])
+        else:
+            assert main(words) == 0
+
+    Path("runs").mkdir()
+    table(asked(tiny_model, data, dense=True), without_java)
+    [search] = [words for words in asked_for if words[0] == "search"]
+    assert search[search.index("--task") + 1].startswith("Given a scientific claim, retrieve")

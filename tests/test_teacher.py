@@ -277,3 +277,13 @@ def test_half_a_setting_is_one_line(tmp_path: Path, fields: str):
     (tmp_path / "recipe.yaml").write_text(f"stage: rank\n{fields}\n")
     with pytest.raises(E2RankError, match=r"go together|at least 1"):
         recipe(str(tmp_path / "recipe.yaml"), None)
+
+
+def test_the_teachers_prompts_are_read_as_given_in_any_order(wide: Path, distilling: Recipe):
+    found = []
+    for order in ("given", "reverse"):
+        chosen = dataclasses.replace(distilling, order=order)
+        teacher = Teacher(E2RankEncoder.load(str(wide), device="cpu"))
+        teacher.read(EXAMPLES[:2], chosen, 3)
+        found.append(teacher.targets(EXAMPLES[:2], chosen, 3))
+    assert torch.equal(*found)

@@ -274,3 +274,54 @@ def test_entities_that_multiply_are_refused(tmp_path: Path):
     )
     with within(5, "entities"), pytest.raises(E2RankError, match="x:1: not XML: limit on input amplification"):
         read_topics(tmp_path / "x")
+
+
+def test_a_score_is_written_as_the_nearest_printed_one(tmp_path: Path):
+    write_run(tmp_path / "r", {"q": [Hit("a", float(np.float32(0.29))), Hit("b", -0.2999999)]}, "t")
+    assert [line.split()[4] for line in (tmp_path / "r").read_text().splitlines()] == ["0.290000", "-0.300000"]
+
+
+@pytest.mark.parametrize("score", [20.0, 200.0, 900.0])
+def test_many_ties_stay_apart_in_float32(tmp_path: Path, score: float):
+    write_run(tmp_path / "r", {"q": [Hit(f"d{n}", score) for n in range(200)]}, "t")
+    written = [float(line.split()[4]) for line in (tmp_path / "r").read_text().splitlines()]
+    assert (np.diff(np.array(written, dtype=np.float32)) < 0).all()
+
+
+def test_a_packed_run_notes_no_time(tmp_path: Path):
+    write_run(tmp_path / "r.gz", {"q": [Hit("a", 1.0)]}, "t")
+    assert (tmp_path / "r.gz").read_bytes()[4:8] == bytes(4)  # RFC 1952: MTIME
+
+
+def test_a_tsv_has_its_query_in_the_second_column(tmp_path: Path):
+    (tmp_path / "t").write_text("7\t wing \tits description\nid\tflow\n")  # a header is the first line alone
+    assert read_topics(tmp_path / "t") == {"7": "wing", "id": "flow"}
+
+
+def test_an_xml_topic_of_both_kinds_is_its_query_with_what_is_marked_in_it(tmp_path: Path):
+    topic = '<topic number="1"><title>a title</title><query>wing <b>flow</b> x</query></topic>'
+    (tmp_path / "t").write_text(f"<t>{topic}</t>")
+    assert read_topics(tmp_path / "t") == {"1": "wing flow x"}
+
+
+def test_of_two_fields_the_one_that_is_not_blank_is_the_query(tmp_path: Path):
+    (tmp_path / "t").write_text('{"_id": "1", "title": " ", "text": "wing"}\n')
+    assert read_topics(tmp_path / "t") == {"1": "wing"}
+
+
+def test_true_is_no_query(tmp_path: Path):
+    (tmp_path / "t").write_text('{"_id": true, "text": "wing"}\n')
+    with pytest.raises(E2RankError, match="t:1: expected one of the fields _id"):
+        read_topics(tmp_path / "t")
+
+
+def test_only_the_topics_asked_for_are_read(tmp_path: Path):
+    (tmp_path / "t").write_text("1\twing\n2\t \n3\tflow\n")
+    assert read_topics(tmp_path / "t", {"1", "4"}) == {"1": "wing"}
+
+
+def test_a_json_topic_is_known_by_its_title_and_beirs_id(tmp_path: Path):
+    (tmp_path / "t").write_text('{"7": {"title": "wing", "text": "longer"}}')
+    assert read_topics(tmp_path / "t") == {"7": "wing"}
+    (tmp_path / "t").write_text('{"id": "other", "_id": "7", "text": "wing"}\n')
+    assert read_topics(tmp_path / "t") == {"7": "wing"}
