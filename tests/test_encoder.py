@@ -355,3 +355,26 @@ def test_golden_values_of_the_released_model():
     )
     listwise = card.encode_prompts([ListwisePrompt(query, documents, RERANK_TASK) for query in queries]) @ stored.T
     np.testing.assert_allclose(listwise, [[0.85135, 0.24268], [0.33155, 0.79234]], atol=2e-4)
+
+
+def test_a_model_that_gives_no_numbers_is_refused(tiny_model: Path):
+    import torch
+
+    broken = E2RankEncoder.load(str(tiny_model), device="cpu")
+    with torch.no_grad():
+        broken.network.norm.weight.fill_(float("nan"))
+    with pytest.raises(E2RankError, match="gave a vector that is not made of numbers"):
+        broken.encode_documents(["wing"])
+
+
+def test_two_threads_encode_at_once_as_one_alone(tiny_model: Path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = E2RankEncoder.load(str(tiny_model), device="cpu")
+    texts = [[f"wing {n} {k} " * (1 + k % 5) for k in range(40)] for n in range(8)]
+    alone = [encoder.forward.whole(encoder.tokens.documents(some)) for some in texts]
+    rows = [encoder.tokens.documents(some) for some in texts]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            for found, expected in zip(threads.map(encoder.forward.whole, rows), alone, strict=True):
+                np.testing.assert_allclose(found, expected, atol=1e-5)

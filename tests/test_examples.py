@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2rank_pyserini.training.examples import Example, permutation, read_examples, write_examples
+from e2rank_pyserini.training.examples import Example, permutation, ranked, read_examples, write_examples
 from e2rank_pyserini.types import E2RankError
 from tests.faults.limits import within
 
@@ -285,3 +285,22 @@ def test_an_empty_last_passage_is_a_passage(tmp_path: Path):
     chat = [{"role": "user", "content": user}, {"role": "assistant", "content": "[2] > [3] > [1]"}]
     (example,) = read_examples(put(tmp_path / "x.jsonl", {"messages": chat}))
     assert example.documents == ("one", "two", "")
+
+
+def test_what_ties_keeps_its_order():
+    assert ranked([1, 2, 2, 0]) == (1, 2, 0, 3)
+
+
+def test_a_passage_may_hold_what_marks_the_query_and_a_query_its_own_full_stop(tmp_path: Path):
+    user = "Rank.\n[1] one\nSearch Query: no.\n[2] two\nSearch Query: wings etc..\nAnswer."
+    chat = [{"role": "user", "content": user}, {"role": "assistant", "content": "[2] > [1]"}]
+    (tmp_path / "own_marks").write_text(json.dumps({"messages": chat}) + "\n")
+    [found] = read_examples(tmp_path / "own_marks")
+    assert (found.query, found.documents, found.ranking) == ("wings etc.", ("one\nSearch Query: no.", "two"), (1, 0))
+
+
+def test_a_title_of_blanks_is_none(tmp_path: Path):
+    passages = [{"docid": "1", "title": " ", "text": " a "}]
+    row = {"query": "q", "positive_passages": passages, "negative_passages": [{"docid": "2", "text": "b"}]}
+    (tmp_path / "x").write_text(json.dumps(row) + "\n")
+    assert read_examples(tmp_path / "x")[0].documents == ("a", "b")

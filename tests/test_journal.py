@@ -1,6 +1,7 @@
 """The journal against every cut and flipped bit; an encoder with a memory against a plain one; every option resumed."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -327,3 +328,15 @@ def _record(output: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(Path(f"{output}.json").read_text())
     assert record.pop("seconds")
     return record
+
+
+def test_an_entry_is_whole_though_it_is_taken_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    journal, write = Journal(tmp_path / "out"), os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+        journal.append({"batch": 1}, b"x" * 100)
+        journal.append({"batch": 2}, b"y" * 100)
+    journal.close(keep=True)
+    again = Journal(tmp_path / "out")
+    assert [again.data(entry) for entry in again.entries] == [b"x" * 100, b"y" * 100]
+    again.close(keep=False)

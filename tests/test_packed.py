@@ -452,3 +452,17 @@ def test_a_network_is_causal_where_all_of_it_is():
     inner = {"config": types.SimpleNamespace(is_causal=False)}
     assert not packed.is_causal(made({**causal, "config": types.SimpleNamespace()}, inner))
     assert not packed.is_causal(made({}))
+
+
+def test_half_precision_is_pooled_in_single():
+    """In bfloat16 the sum of 256 and 1 is 256."""
+    hidden = torch.tensor([[256.0, 1.0], [1.0, 0.0]]).to(torch.bfloat16)
+    found = pool(hidden, torch.tensor([0]), torch.tensor([2]), "mean")
+    exact = hidden.double().mean(dim=0)
+    np.testing.assert_allclose(found[0].numpy(), (exact / exact.norm()).numpy(), rtol=1e-5)
+
+
+def test_half_precision_is_of_length_one_in_single():
+    hidden = torch.tensor([[0.3, 0.5, 0.7]]).to(torch.bfloat16)
+    found = pool(hidden, torch.tensor([0]), torch.tensor([1]), "last")
+    assert float(found.norm()) == pytest.approx(1, abs=1e-6)

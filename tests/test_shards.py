@@ -605,3 +605,16 @@ def test_shards_are_of_one_model_dtype_text_and_corpus():
 def test_documents_are_told_from_others_by_where_one_ends():
     tasks = [(("1", "2"), ("a", "b")), (("12",), ("ab",)), (("1",), ("2a", "b")), (("1", "2"), ("a", "c"))]
     assert len({Task(0, docids, texts).digest for docids, texts in tasks}) == 4
+
+
+def test_damage_behind_a_url_is_seen_where_the_bytes_are_read(tmp_path: Path):
+    fsspec.filesystem("memory").mkdirs("/bucket", exist_ok=True)
+    shards = Shards("memory://bucket/damaged", {"model": {}, "dim": 4})
+    shard = shards.write(Task(0, ("a",), ("x",)), np.eye(1, 4, dtype=np.float32), {})
+    [found] = shards.vectors([shard])
+    assert found.tolist() == [[1, 0, 0, 0]]
+    content = shards.folder.read("00000/index")
+    shards.folder.write("00000/index", [content[:-1], b"\x01"])
+    with pytest.raises(E2RankError, match="index: its bytes are not those that were written"):
+        list(shards.vectors([shard]))
+    assert shards.folder.size("00000/shard.json") is None  # or it would never be encoded again

@@ -332,3 +332,41 @@ def test_a_dense_run_is_told_the_sets_task(tiny_model: Path, data: Path, beir: P
     table(asked(tiny_model, data, dense=True), without_java)
     [search] = [words for words in asked_for if words[0] == "search"]
     assert search[search.index("--task") + 1].startswith("Given a scientific claim, retrieve")
+
+
+def test_another_order_of_the_same_documents_is_seen_whatever_its_date(tiny_model: Path, data: Path):
+    """No document is new, so that the index stays older than the runs."""
+    commands, run = Commands(), data / POOL / "runs" / "dl19.tasb.top100.trec"
+    table(asked(tiny_model, data), commands)
+    commands.words.clear()
+    rows = [line.split() for line in run.read_text().splitlines()]
+    run.write_text("".join(f"{row[0]} Q0 {row[2]} 1 {-float(row[4])} x\n" for row in rows))
+    os.utime(run, (1e9, 1e9))
+    table(asked(tiny_model, data), commands)
+    assert [words[0] for words in commands.words] == ["rerank", "rerank"]
+
+
+def test_the_average_is_printed(
+    tiny_model: Path,
+    data: Path,
+    beir: Path,
+    toy_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr("e2rank_pyserini.published.BEIR", ("scifact",))
+    shutil.copytree(beir, data / "scifact")
+    Path("runs").mkdir()
+
+    def without_java(words: Sequence[str]) -> None:
+        if words[0] == "bm25":
+            shutil.copy(toy_run, words[words.index("--output") + 1])
+        else:
+            assert main(words) == 0
+
+    table(asked(tiny_model, data), without_java)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    [average], [scifact] = ([row for row in rows if row["set"] == name] for name in (AVERAGE, "scifact"))
+    assert {key: average[key] for key in ("first", "prompt", "query")} == {
+        key: scifact[key] for key in ("first", "prompt", "query")
+    }

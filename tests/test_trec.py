@@ -325,3 +325,9 @@ def test_a_json_topic_is_known_by_its_title_and_beirs_id(tmp_path: Path):
     assert read_topics(tmp_path / "t") == {"7": "wing"}
     (tmp_path / "t").write_text('{"id": "other", "_id": "7", "text": "wing"}\n')
     assert read_topics(tmp_path / "t") == {"7": "wing"}
+
+
+def test_a_score_too_low_for_float32_is_refused(tmp_path: Path):
+    (tmp_path / "r").write_text("1 Q0 a 1 -1e39 x\n")
+    with pytest.raises(E2RankError, match="r:1: expected a score of at most 1e\\+38"):
+        read_run(tmp_path / "r")
