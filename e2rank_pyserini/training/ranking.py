@@ -57,12 +57,12 @@ def _calls(arguments: Namespace) -> tuple[int, float, int]:
 
 def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:
     """A scorer by its prefix; without one, an encoder."""
-    import torch
-
     if name.startswith(RUN):
         return by_run(Path(name.removeprefix(RUN)))
     if name.startswith(CROSS):
         if arguments.threads:
+            import torch
+
             torch.set_num_threads(arguments.threads)
         return by_cross_encoder(
             name.removeprefix(CROSS),
