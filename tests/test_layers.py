@@ -24,8 +24,8 @@ LAYERS = [
         "training.processes",
     },
     {"storage", "fused", "attention"},
-    {"prompts", "trec", "java", "training.log"},
-    {"topics", "directories", "docids"},
+    {"prompts", "trec", "java"},
+    {"topics", "directories", "docids", "training.log"},
     {"sealed", "journal"},
     {
         "catalog",
