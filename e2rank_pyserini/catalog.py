@@ -119,10 +119,10 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     if like is not None and like not in records:
         raise E2RankError(f"like {like!r}: expected a named model{near_miss(like, records)}")
     key = name if name in records else by_source.get(name)
-    if key is not None and like is None and not Path(name).is_dir():
-        return record(ModelSpec, {"name": key, **records[key]}, f"models.yaml: {key}")
     if key is not None and not Path(name).is_dir():
-        raise E2RankError(f"model {name!r}: is a named one; --like goes with a directory or a hub name")
+        if like is not None:
+            raise E2RankError(f"model {name!r}: is a named one; --like goes with a directory or a hub name")
+        return record(ModelSpec, {"name": key, **records[key]}, f"models.yaml: {key}")
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise E2RankError(
             f"model {name!r}: expected a named model, a directory or a hub name (owner/name)"

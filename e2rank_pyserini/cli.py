@@ -50,8 +50,18 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
     if "output" in arguments:
         arguments.words = words  # what RUN.json holds
         arguments.output = _here(arguments.output)
+    if "split" in arguments:
+        arguments.split = _split(arguments)
     with recording():
         arguments.function(arguments)
+
+
+def _split(arguments: argparse.Namespace) -> str:
+    """The data set's split; records of runs hold its default too."""
+    if arguments.split and not arguments.dataset:
+        types = import_module("e2rank_pyserini.types")
+        raise types.E2RankError("--split goes with --dataset")
+    return arguments.split or str(import_module("e2rank_pyserini.datasets").SPLIT)
 
 
 def _here(output: str | None) -> str | None:

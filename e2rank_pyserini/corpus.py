@@ -11,7 +11,7 @@ from e2rank_pyserini import java, storage
 from e2rank_pyserini.docids import Seen
 from e2rank_pyserini.fingerprint import of_text
 from e2rank_pyserini.topics import parse_object
-from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.trec import check_word, read_lines
 from e2rank_pyserini.types import Document, E2RankError, first_line, shown
 
 LUCENE = "lucene:"
@@ -241,8 +241,7 @@ def _document(row: dict[str, Any], where: str, docid: str | None) -> Document:
     docid = docid or next((one for one in named if one != ""), "" if named else None)
     if not isinstance(docid, str | int) or isinstance(docid, bool):
         raise E2RankError(f"{where}: expected a docid under {', '.join(_IDS)}, got {shown(docid)}")
-    if str(docid).split() != [str(docid)]:
-        raise E2RankError(f"{where}: expected a docid without blanks, got {shown(docid)}")
+    check_word(str(docid), "docid", where)
     text = next((row[key] for key in _BODIES if key in row), None)
     if not isinstance(text, str):
         raise E2RankError(f"{where}: document {docid}: expected a text under {', '.join(_BODIES)}, got {shown(text)}")

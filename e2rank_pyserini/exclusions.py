@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from e2rank_pyserini.topics import parse_object
-from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.trec import check_word, read_lines
 from e2rank_pyserini.types import E2RankError, Qrels, Run, shown
 
 Exclusions = dict[str, frozenset[str]]  # qid -> docids
@@ -68,6 +68,5 @@ def _example(line: str, where: str) -> tuple[str, list[str]]:
     if not isinstance(docids, list) or not all(isinstance(docid, str) for docid in docids):
         raise E2RankError(f"{where}: expected a list of docids under excluded_ids, got {shown(docids)}")
     for docid in docids:
-        if docid.split() != [docid]:
-            raise E2RankError(f"{where}: expected a docid without blanks, got {shown(docid)}")
+        check_word(docid, "docid", where)
     return str(qid), docids

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini.datasets import SPLIT, Dataset, dataset
+from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT, document_text
 from e2rank_pyserini.sharded import fingerprint as index_fingerprint
@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 def named_dataset(arguments: Namespace) -> Dataset | None:
     """The data set of --dataset and --split; None where none is named."""
-    if arguments.dataset:
-        return dataset(arguments.dataset, arguments.split or SPLIT)
-    if arguments.split:
-        raise E2RankError("--split goes with --dataset")
-    return None
+    return dataset(arguments.dataset, arguments.split) if arguments.dataset else None
 
 
 def check_not_read(arguments: Namespace, *others: str) -> None:

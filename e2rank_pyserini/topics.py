@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from e2rank_pyserini.trec import read_lines
+from e2rank_pyserini.trec import check_word, read_lines
 from e2rank_pyserini.types import E2RankError, Topics
 
 Rows = Iterator[tuple[int, str, str]]  # line (0: unknown), qid, query
@@ -37,8 +37,7 @@ def read_topics(path: Path | str, asked: Container[str] | None = None) -> Topics
     for number, qid, query in rows:
         where = f"{path}:{number}" if number else f"{path}"
         _check_unicode(qid + query, where)
-        if qid.split() != [qid]:
-            raise E2RankError(f"{where}: expected a query id without blanks, got {qid!r}")
+        check_word(qid, "query id", where)
         if asked is not None and qid not in asked:
             continue
         if not query.strip():
@@ -56,15 +55,12 @@ _HEADS = ("qid", "id", "queryid", "topicid", "topic")  # what the first column o
 
 def _tsv(text: str, path: Path) -> Rows:
     """`qid<TAB>query`; further columns are left out, as Pyserini does."""
-    first = True
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    for place, (number, line) in enumerate(lines):
         qid, *columns = line.split("\t")
         if not columns:
             raise E2RankError(f"{path}:{number}: expected `qid<TAB>query`, got no tab")
-        head, first = first and re.sub(r"[ _-]", "", qid.lower()) in _HEADS, False
-        if head:
+        if place == 0 and re.sub(r"[ _-]", "", qid.lower()) in _HEADS:
             continue
         yield number, qid.strip(), columns[0]
 

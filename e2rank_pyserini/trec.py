@@ -58,24 +58,25 @@ def write_run(path: Path | str, run: Run, tag: str) -> None:
     a character.
     """
     with atomic(path) as file:
-        _check_word(tag, "tag", path)
+        check_word(tag, "tag", path)
         for qid, hits in run.items():
-            _check_word(qid, "query id", path)
+            check_word(qid, "query id", path)
             if len({hit.docid for hit in hits}) < len(hits):
                 raise E2RankError(f"{path}: query {qid}: a document appears twice")
             ceiling = math.inf
             for rank, hit in enumerate(hits, start=1):
                 if not math.isfinite(hit.score):
                     raise E2RankError(f"{path}: query {qid}: document {hit.docid}: expected a number, got {hit.score}")
-                _check_word(hit.docid, "docid", path)
+                check_word(hit.docid, "docid", path)
                 units = min(round(hit.score / STEP), ceiling)
                 file.write(f"{qid} Q0 {hit.docid} {rank} {units * STEP:.6f} {tag}\n")
                 ceiling = units - _float32_gap(units * STEP)
 
 
-def _check_word(word: str, what: str, path: Path | str) -> None:
+def check_word(word: str, what: str, where: Path | str) -> None:
+    """Refuse what would not be one column of a run."""
     if word.split() != [word]:
-        raise E2RankError(f"{path}: expected a {what} without blanks, got {word!r}")
+        raise E2RankError(f"{where}: expected a {what} without blanks, got {shown(word)}")
 
 
 def read_qrels(path: Path | str) -> Qrels:

@@ -10,17 +10,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from e2rank_pyserini.cli import _parser, main
 from e2rank_pyserini.datasets import dataset
+from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.inputs import retrieval_task
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.training import making
+from e2rank_pyserini.training.labelling import _pair_length, by_cross_encoder, by_encoder, combined, distinct
+from e2rank_pyserini.training.mining import Draw, draw_lists, draw_pairs
+from e2rank_pyserini.types import E2RankError, Hit
 from tests.conftest import sentences
 from tests.reference import plain
 
@@ -887,13 +901,6 @@ def test_scifact_training_pairs(shared: Path, tmp_path: Path):
 
 
 def test_a_roberta_cross_encoder_has_the_positions_behind_its_paddings():
-    from types import SimpleNamespace
-
-    from transformers import RobertaConfig, RobertaForSequenceClassification
-
-    from e2rank_pyserini.training.labelling import _pair_length
-    from e2rank_pyserini.types import E2RankError
-
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = RobertaForSequenceClassification(RobertaConfig(vocab_size=20, max_position_embeddings=66, **size))
     tokenizer = SimpleNamespace(model_max_length=10**9)
@@ -904,8 +911,6 @@ def test_a_roberta_cross_encoder_has_the_positions_behind_its_paddings():
 
 def test_what_a_scorer_does_not_know_is_a_deviation_below_what_it_does():
     """Of 1 and 3 the deviation is 1, so that the unknown one is 0; of two that are alike it is taken for 1."""
-    from e2rank_pyserini.training.labelling import combined
-
     filled = np.array([0.0, 1.0, 3.0])
     np.testing.assert_allclose(combined([np.array([np.nan, 1, 3])]), (filled - filled.mean()) / filled.std())
     np.testing.assert_allclose(combined([np.array([np.nan, 2, 2])]), np.array([-2, 1, 1]) / np.sqrt(2))
@@ -918,9 +923,6 @@ def test_what_a_run_lacks_is_last_whatever_the_sign_of_its_scores(make: Make, tm
 
 
 def test_an_encoder_that_scores_is_told_the_task(tiny_model: Path):
-    from e2rank_pyserini.encoder import E2RankEncoder
-    from e2rank_pyserini.training.labelling import by_encoder, distinct
-
     encoder = E2RankEncoder.load(str(tiny_model), device="cpu")
     [found] = by_encoder(encoder, "Find it")([distinct("1", "wing", [("a", "flow"), ("b", "heat")], {})])
     expected = encoder.encode_documents(["flow", "heat"]) @ encoder.encode_queries(["wing"], "Find it")[0]
@@ -929,11 +931,6 @@ def test_an_encoder_that_scores_is_told_the_task(tiny_model: Path):
 
 def test_a_decoder_cross_encoder_scores_pairs_as_one_at_a_time(tiny_model: Path, tmp_path: Path):
     """Its score is taken at the last token that is no padding, whose id is not 0; a long query loses its end."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForSequenceClassification
-
-    from e2rank_pyserini.training.labelling import by_cross_encoder, distinct
-
     place = tmp_path / "decoder"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.pad_token = "<|im_end|>"
@@ -955,12 +952,6 @@ def test_a_decoder_cross_encoder_scores_pairs_as_one_at_a_time(tiny_model: Path,
 
 
 def test_pairs_have_512_tokens_unless_more_are_asked_for():
-    from types import SimpleNamespace
-
-    from transformers import BertConfig, BertForSequenceClassification
-
-    from e2rank_pyserini.training.labelling import _pair_length
-
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = BertForSequenceClassification(BertConfig(vocab_size=20, max_position_embeddings=1024, **size))
     tokenizer = SimpleNamespace(model_max_length=10**9)
@@ -968,9 +959,6 @@ def test_pairs_have_512_tokens_unless_more_are_asked_for():
 
 
 def test_every_topic_and_run_is_drawn_for_itself():
-    from e2rank_pyserini.training.mining import Draw, draw_lists
-    from e2rank_pyserini.types import Hit
-
     run = {qid: [Hit(f"d{n}", -float(n)) for n in range(50)] for qid in "ab"}
     options = {"qrels": None, "relevance": 1, "judged_only": False}
     drawn = [list(draw_lists(run, "ab", Draw(5, 50, 2), number=number, **options)[0]) for number in (0, 1)]
@@ -978,9 +966,6 @@ def test_every_topic_and_run_is_drawn_for_itself():
 
 
 def test_every_positive_and_seed_has_negatives_of_their_own():
-    from e2rank_pyserini.training.mining import Draw, draw_pairs
-    from e2rank_pyserini.types import Hit
-
     run, qrels = {"q": [Hit(f"d{n}", -float(n)) for n in range(50)]}, {"q": {"x": 1, "y": 1}}
     options = {"number": 0, "relevance": 1, "skip_top": 0, "likeness": None, "margin": 0.0}
     drawn = [draw_pairs(run, "q", qrels, Draw(6, 50, 2, seed), **options)[0] for seed in (0, 1)]
@@ -989,9 +974,6 @@ def test_every_positive_and_seed_has_negatives_of_their_own():
 
 def test_a_random_list_holds_any_one_of_the_relevant_documents():
     """`relevance` says which they are: d0, of a lower grade, is none."""
-    from e2rank_pyserini.training.mining import Draw, draw_lists
-    from e2rank_pyserini.types import Hit
-
     run = {"q": [Hit(f"d{n}", -float(n)) for n in range(60)]}
     qrels = {"q": {"d0": 1, "d50": 2, "d51": 2}}
     drawn, _ = draw_lists(run, "q", Draw(3, 60, 41), number=0, qrels=qrels, relevance=2, judged_only=False)

@@ -12,7 +12,7 @@ from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex, faiss_module, faiss_package, flat_header
-from e2rank_pyserini.indexing import build_index, empty_index, fill
+from e2rank_pyserini.indexing import _training_sample, build_index, empty_index, fill
 from e2rank_pyserini.integrity import fingerprint
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.sealed import read_sealed
@@ -406,16 +406,12 @@ def test_vectors_shorter_than_one_are_refused(tmp_path: Path):
 
 
 def test_a_training_sample_has_65536_vectors_though_there_are_few_lists():
-    from e2rank_pyserini.indexing import _training_sample
-
     vectors = np.random.default_rng(1).normal(size=(70_000, 4)).astype(np.float32)
     for factory in ("IVF4,Flat", "SQ8"):
         assert len(_training_sample(empty_index(4, factory), lambda: iter([vectors]))) == 65536
 
 
 def test_a_training_sample_is_drawn_by_one_seed_from_all_blocks():
-    from e2rank_pyserini.indexing import _training_sample
-
     vectors = np.random.default_rng(1).normal(size=(140_000, 4)).astype(np.float32)
     blocks = np.split(vectors, [1, 50_000, 100_000])
     one, again = (_training_sample(empty_index(4, "SQ8"), lambda: iter(blocks)) for _ in range(2))

@@ -51,7 +51,7 @@ def test_the_record_says_what_made_the_run(reranked: Path, tiny_model: Path):
     }
     assert record["command"][:3] == ["rerank", "--run", "first.trec"]
     assert record["directory"] == str(reranked.parent)
-    assert record["options"]["depth"] == 100
+    assert (record["options"]["depth"], record["options"]["split"]) == (100, "test")
     assert (
         record["model"]["identity"]
         == json.loads((reranked.parent / "index/e2rank.json").read_text())["model"]["identity"]
@@ -90,6 +90,13 @@ def test_rerun_makes_the_same_bytes(reranked: Path, tmp_path: Path, capfd: pytes
     assert (tmp_path / "again.trec").read_bytes() == reranked.read_bytes()
     assert capfd.readouterr().out == f"identical: out.trec sha256 {record_of(reranked)['run']['sha256']}\n"
     assert record_of(tmp_path / "again.trec")["inputs"] == record_of(reranked)["inputs"]
+
+
+def test_a_run_of_no_data_set_is_made_again(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
+    words = ["rerank", "--run", str(toy_run), "--index", str(tiny_index), "--window", "2", "--corpus", str(beir)]
+    assert main([*words, "--topics", str(beir / "queries.jsonl"), "--output", str(tmp_path / "out.trec")]) == 0
+    assert record_of(tmp_path / "out.trec")["options"]["split"] == "test"
+    assert main(["rerun", str(tmp_path / "out.trec.json")]) == 0
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -148,14 +148,23 @@ def _check_options(arguments: Namespace) -> None:
     from e2rank_pyserini.types import E2RankError
 
     given = {name for name, value in vars(arguments).items() if value is not None and value is not False}
-    labels, dense = arguments.labels, arguments.mine == "dense" or "margin" in given
-    llm = {"endpoint", "llm"}
-    judged = labels == "qrels" or "with_qrels" in given
-    models = dense or any(not scorer.startswith("run:") for scorer in arguments.scorer or ())
-    encoders = dense or any(not scorer.startswith(("run:", "cross:")) for scorer in arguments.scorer or ())
-    unread = {"device", "dtype", "batch_tokens", "max_length"} & given
-    unasked = {"task", "like", "query_length"} & given
-    for wrong, why in (
+    for wrong, why in (*_of_drawing(arguments, given), *_of_labels(arguments, given), *_of_models(arguments, given)):
+        if wrong:
+            raise E2RankError(why)
+    if arguments.labels == "llm":
+        checked(arguments.endpoint)
+
+
+Rules = Iterable[tuple[object, str]]  # whether it is broken, and what it says
+
+
+def _is_dense(arguments: Namespace, given: set[str]) -> bool:
+    return arguments.mine == "dense" or "margin" in given
+
+
+def _of_drawing(arguments: Namespace, given: set[str]) -> Rules:
+    dense, labels = _is_dense(arguments, given), arguments.labels
+    return (
         (arguments.pairs and labels != "qrels", "--pairs goes with --labels qrels: the judgments say what is positive"),
         (arguments.skip_top and not arguments.pairs, "--skip-top goes with --pairs"),
         ("margin" in given and not arguments.pairs, "--margin goes with --pairs"),
@@ -166,6 +175,13 @@ def _check_options(arguments: Namespace) -> None:
         ("index" in given and not dense, "--index goes with --mine dense or --margin"),
         ("encoder" in given and not dense, "--encoder is the --index's model; what ranks documents is a --scorer"),
         ("lucene_index" in given and arguments.mine != "bm25", "--lucene-index goes with --mine bm25"),
+    )
+
+
+def _of_labels(arguments: Namespace, given: set[str]) -> Rules:
+    labels, llm = arguments.labels, {"endpoint", "llm"}
+    judged = labels == "qrels" or "with_qrels" in given
+    return (
         (arguments.unjudged == "skip" and labels != "qrels", "--unjudged goes with --labels qrels"),
         (arguments.unjudged == "skip" and arguments.pairs, "--unjudged does not go with --pairs"),
         (labels == "scores" and "scorer" not in given, "--labels scores needs --scorer"),
@@ -181,28 +197,24 @@ def _check_options(arguments: Namespace) -> None:
             not judged and {"qrels", "relevance"} & given,
             f"--qrels and --relevance go with --labels qrels or --with-qrels: --labels {labels} reads no judgments",
         ),
+    )
+
+
+def _of_models(arguments: Namespace, given: set[str]) -> Rules:
+    dense, scorers = _is_dense(arguments, given), arguments.scorer or ()
+    models = dense or any(not scorer.startswith("run:") for scorer in scorers)
+    encoders = dense or any(not scorer.startswith(("run:", "cross:")) for scorer in scorers)
+    for names, there, goes in (
+        ({"task", "like", "query_length"}, encoders, "--mine dense, --margin or a --scorer that is an encoder"),
         (
-            bool(unasked) and not encoders,
-            f"{_option(unasked)} goes with --mine dense, --margin or a --scorer that is an encoder",
+            {"device", "dtype", "batch_tokens", "max_length"},
+            models,
+            "--mine dense, --margin or a --scorer that is a model",
         ),
-        (
-            bool(unread) and not models,
-            f"{_option(unread)} goes with --mine dense, --margin or a --scorer that is a model",
-        ),
-        (
-            "threads" in given and not models and arguments.mine != "bm25",
-            "--threads goes with --mine, --margin or a --scorer that is a model",
-        ),
-        ("prompt_length" in given, "--prompt-length: no prompt is read here; a recipe says it"),
+        ({"threads"}, models or arguments.mine == "bm25", "--mine, --margin or a --scorer that is a model"),
     ):
-        if wrong:
-            raise E2RankError(why)
-    if labels == "llm":
-        checked(arguments.endpoint)
-
-
-def _option(names: set[str]) -> str:
-    return f"--{min(names, default='').replace('_', '-')}"
+        yield from ((not there, f"--{name.replace('_', '-')} goes with {goes}") for name in sorted(names & given))
+    yield "prompt_length" in given, "--prompt-length: no prompt is read here; a recipe says it"
 
 
 def _fold(topics: dict[str, str], fold: str | None) -> dict[str, str]:

@@ -244,10 +244,15 @@ def _lists(
         documents = [(docid, texts[docid]) for docid in docids]
         found.append(distinct(qid, topics[qid], documents, graded[qid], positives))
     dropped[COPIES] += sum(len(one.docids) for one in known) - sum(len(one.texts) for one in found)
+    return _different(found, dropped)
+
+
+def _different(lists: Sequence[Listed], dropped: Dropped) -> list[Listed]:
+    """Those of several texts, the same texts of a query once."""
     once: dict[tuple[str, tuple[str, ...]], Listed] = {}
-    for one in found:
+    for one in lists:
         once.setdefault((one.qid, one.texts), one)
-    dropped["lists that differ from one in copies alone"] += len(found) - len(once)
+    dropped["lists that differ from one in copies alone"] += len(lists) - len(once)
     several = [one for one in once.values() if len(one.texts) > 1]
     dropped["lists of copies alone"] += len(once) - len(several)
     return several

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def alone(output: Path, rank: int) -> Iterator[None]:
         raise E2RankError(f"{working}: is no directory, and the state is to lie there")
     with held(working):
         try:
-            if output.exists():  # by another process meanwhile
+            if os.path.lexists(output):  # by another process meanwhile
                 raise E2RankError(f"{output}: exists already")
             yield
         finally:

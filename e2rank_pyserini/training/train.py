@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 import sys
@@ -57,7 +58,7 @@ def train(
     is that of another run or another process is at it, when the recipe has a task for a source that is not there, and
     when the loss is no number.
     """
-    if output.exists() or output.is_symlink():
+    if os.path.lexists(output):
         raise E2RankError(f"{output}: exists already")
     check_writable(output)
     with group(own_device(device) or "") as (rank, world), state.alone(output, rank):

@@ -1,6 +1,7 @@
 """`e2rank train`: training examples -> a model that `--encoder` takes."""
 
 import dataclasses
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def train(arguments: Namespace) -> None:
     from e2rank_pyserini.types import E2RankError
 
     output = Path(arguments.output)
-    if output.exists() or output.is_symlink():
+    if os.path.lexists(output):
         raise E2RankError(f"{output}: exists already")
     chosen = recipe(arguments.recipe, arguments.stage)
     asked = {name: getattr(arguments, name) for name, *_ in OVERRIDES}
