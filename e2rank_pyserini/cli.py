@@ -34,14 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments, words)
     except types.E2RankError as error:
-        print(f"e2rank {arguments.command}: {error}", file=sys.stderr)
+        _say(f"e2rank {arguments.command}: {error}")
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print(f"e2rank {arguments.command}: interrupted", file=sys.stderr)
+        _say(f"e2rank {arguments.command}: interrupted")
         return 130
     return 0
+
+
+def _say(line: str) -> None:
+    """One write for the line and its end: torchrun's processes do not buffer stderr, and share it."""
+    sys.stderr.write(f"{line}\n")
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> None:

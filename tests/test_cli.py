@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,6 +126,15 @@ def test_the_same_command_gives_the_same_bytes(toy_run: Path, beir: Path, tiny_i
     first, second = read_run(tmp_path / "a"), read_run(tmp_path / "b")
     for qid, hits in first.items():
         assert [hit.docid for hit in hits] == [hit.docid for hit in second[qid]]
+
+
+def test_an_error_is_one_write(monkeypatch: pytest.MonkeyPatch):
+    """Processes that share an unbuffered stderr, as torchrun's do, would write into each other's lines."""
+    written: list[str] = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    assert main(["eval", "nowhere.trec", "--dataset", "nowhere"]) == 1
+    assert len(written) == 1
+    assert re.fullmatch(r"e2rank eval: .*nowhere.*\n", written[0])
 
 
 def test_info(capsys: pytest.CaptureFixture[str]):

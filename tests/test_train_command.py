@@ -129,7 +129,10 @@ def test_processes_with_other_folders_do_not_go_on(place: Path, tiny_model: Path
     done = apart(place, words(place, tiny_model), place / "out", place / "elsewhere")
     assert done.returncode == 1
     assert "going on after step 2 of 6" in done.stderr
-    assert "out.training: expected one folder for all processes\n" in done.stderr
+    # each says so of its own folder; torchrun may end one of them before it could
+    assert re.search(
+        r"^e2rank train: .*/(out|elsewhere)\.training: expected one folder for all processes$", done.stderr, re.M
+    )
     assert not (place / "out").exists()
 
 
