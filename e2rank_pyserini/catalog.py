@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import functools
-import json
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from e2rank_pyserini.choices import DTYPES, VARIANTS
+from e2rank_pyserini.declared import adapter_folder, check_declared, file_of, json_of
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT
 from e2rank_pyserini.types import E2RankError, first_line, shown
 
@@ -112,7 +112,8 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     """The record of a named model, of a local directory, or of a hub name.
 
     A directory may carry its own `e2rank.yaml`. Otherwise `like` (a named model) says how the vectors are made, and
-    without it the `model_type` of the model's config.json decides (models.yaml, families).
+    without it the `model_type` of the model's config.json decides (models.yaml, families); a model whose own files
+    say otherwise is refused.
     """
     records: dict[str, Any] = _models()["models"]
     by_source = {record["source"]: key for key, record in records.items()}
@@ -132,9 +133,11 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     if own is not None:
         fields = {"name": name, "source": name, **yaml_file(own)}
         if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
-            fields["adapter"] = str(own.parent / str(fields["adapter"]))
+            fields["adapter"] = str(adapter_folder(name, str(fields["adapter"])))
         return record(ModelSpec, fields, str(own))
-    return record(ModelSpec, {**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
+    found = record(ModelSpec, {**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
+    check_declared(name, found.pooling, found.query)
+    return found
 
 
 def model_of_sidecar(kept: Mapping[str, Any], where: str) -> ModelSpec:
@@ -149,31 +152,12 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def file_of(name: str, file: str, revision: str | None = None) -> Path | None:
-    """A file of a model's directory or hub repository (from the hub's cache, else downloaded); None if it has none."""
-    if Path(name).is_dir():
-        path = Path(name) / file
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        raise E2RankError(
-            f"model {name}: not on this machine and the hub did not give it: {first_line(error)}"
-        ) from error
-    return Path(found) if found else None
-
-
 def _family(name: str) -> str:
-    config = file_of(name, "config.json")
+    config = json_of(name, "config.json")
     if config is None:
         there = "its directory" if Path(name).is_dir() else "no directory of this name, and the hub's cache"
         raise E2RankError(f"model {name}: {there} has no config.json")
-    try:
-        return _by_type(json.loads(config.read_text(encoding="utf-8")).get("model_type"), name)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise E2RankError(f"model {name}: its config.json is not readable: {error}") from error
+    return _by_type(config.get("model_type") if isinstance(config, dict) else None, name)
 
 
 def _by_type(model_type: object, name: str) -> str:

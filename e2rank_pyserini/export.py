@@ -1,7 +1,7 @@
 """A model as a folder of sentence-transformers that gives our vectors, and that we load again as the same model.
 
-Only files are written, in the form that every release reads; sentence-transformers itself is not needed. What it does
-with them: tokenise with the tokenizer's special tokens, cut to a length, pool, normalise.
+Only files are written, in the form that every release on Transformers 5 reads; sentence-transformers itself is not
+needed. What it does with them: tokenise with the tokenizer's special tokens, cut to a length, pool, normalise.
 """
 
 import json

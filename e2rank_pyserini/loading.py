@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
-from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec, file_of
+from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec
+from e2rank_pyserini.declared import file_of
 from e2rank_pyserini.delta import FILE, Delta
 from e2rank_pyserini.types import E2RankError, first_line
 
@@ -36,6 +38,7 @@ _PARTS = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+_COMPOSING = ("qwen2", "qwen3")  # whose tokenizers compose characters (NFC), which their GGUF files do not say
 _LACKING = "Found missing adapter keys"  # how peft's warning begins
 
 
@@ -65,6 +68,8 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     except Exception as error:
         raise E2RankError(_unreadable(spec, where, error)) from error
     _check_whole(spec, where, model, tokenizer, report)
+    if "gguf_file" in options and model.config.model_type in _COMPOSING:
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     if spec.layers is not None and getattr(model.config, "layer_types", None):  # else it could not be saved again
         model.config.layer_types = model.config.layer_types[: spec.layers]
     if spec.adapter is not None:
@@ -236,12 +241,19 @@ def weights_of(spec: ModelSpec) -> str | None:
 
 
 def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
-    if Path(where).exists():
+    if Path(where).exists() or _in_cache(spec, where):
         return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
     return (
         f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
         f"directory, or choose a model that a package carries (minilm): {first_line(error)}"
     )
+
+
+def _in_cache(spec: ModelSpec, where: str) -> bool:
+    try:
+        return file_of(where, "config.json", spec.revision) is not None
+    except E2RankError:
+        return False
 
 
 def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
@@ -270,30 +282,3 @@ def _model_files(directory: Path) -> list[Path]:
     return sorted(
         file for file in directory.iterdir() if file.suffix in (".safetensors", ".bin", ".gguf") or file.name in _PARTS
     )
-
-
-def choose_device(wanted: str | None) -> str:
-    """`wanted`, or the GPU where there is one; refuses a device that is not there."""
-    name = wanted or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except Exception as error:
-        raise E2RankError(f"device {name!r}: not usable here: {first_line(error)}") from error
-    if name.startswith("meta"):
-        raise E2RankError("device 'meta': not usable here: it holds no numbers")
-    return name
-
-
-def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware computes in it (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
-    if wanted != "auto":
-        named: torch.dtype = getattr(torch, wanted)
-        return named
-    if device.startswith("cuda"):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32

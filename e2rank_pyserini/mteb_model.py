@@ -1,9 +1,9 @@
 """A model as the mteb library evaluates it, with the text that each kind of task wants.
 
 A query goes under its task's instruction, a document bare. Where both sides are alike (STS, clustering, classification,
-pair classification, bitext mining, summarisation) every text goes under the instruction, as in the evaluations of
-Qwen3-Embedding and of E2Rank's authors; a model whose query template has no place for one gets the text alone. Such a
-text is cut at a document's length, not at a query's.
+pair classification, bitext mining, summarisation, and retrieval of questions for questions) every text goes under the
+instruction, as in the evaluations of Qwen3-Embedding and of E2Rank's authors; a model whose query template has no place
+for one gets the text alone. Such a text is cut at a document's length, not at a query's.
 """
 
 import dataclasses
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2rank_pyserini import catalog
-from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, query_text
+from e2rank_pyserini.mteb_instructions import has_bare_documents, instruction
+from e2rank_pyserini.prompts import RERANK_TASK, query_text
 from e2rank_pyserini.reranking import order, prompt_vectors
 from e2rank_pyserini.types import E2RankError, Run, Topics, Vectors
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
-
-RETRIEVAL = ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking")
 
 
 class MtebModel:
@@ -95,7 +94,7 @@ class MtebModel:
     ) -> Vectors:
         encoder, template = self.encoder, self.encoder.spec.query
         before = dataclasses.replace(encoder.tally)
-        if prompt_type == "document":
+        if prompt_type == "document" and has_bare_documents(task_metadata):
             vectors = encoder.encode_documents(texts)
             self._note(task_metadata, part, {"as": "document", "text": "{text}"}, before)
             return vectors
@@ -211,23 +210,6 @@ class ListwiseMtebModel(MtebModel):
                     f"task {task_metadata.name}: query {qid}: candidate {min(lacking)} is not in the corpus"
                 )
         return texts
-
-
-def instruction(task_metadata: Any, subset: str) -> tuple[str, str]:
-    """The instruction of a task and where it is from: our data set's, the task's own, or the kind's default."""
-    ours = catalog.dataset_of_mteb_task(task_metadata.name, subset)
-    if ours is not None:
-        return ours.retrieval_task, f"data set {ours.name}"
-    own = task_metadata.prompt
-    if isinstance(own, dict):
-        own = own.get("query")
-    if own:
-        return own, "mteb's task"
-    if task_metadata.type in RETRIEVAL:
-        return RETRIEVAL_TASK, "the paper's default"
-    from mteb.abstasks.abstask import get_abstask_prompt
-
-    return get_abstask_prompt(task_metadata.name), "mteb's default for the kind of task"
 
 
 def _name(spec: catalog.ModelSpec) -> str:

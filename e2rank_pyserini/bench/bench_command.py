@@ -56,7 +56,7 @@ def bench_rerank(arguments: Namespace, command: Callable[[Sequence[str]], None])
 def _bench(arguments: Namespace, measure: Measure) -> None:
     """Setting, measurement, table, JSON; a GPU that is not here is told as not measured, and that is all."""
     from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, announce, setting, tell_absent, write_json
-    from e2rank_pyserini.loading import choose_device
+    from e2rank_pyserini.devices import choose_device
     from e2rank_pyserini.trec import check_writable
     from e2rank_pyserini.types import E2RankError
 

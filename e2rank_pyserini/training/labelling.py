@@ -116,7 +116,7 @@ def by_cross_encoder(
     name: str, *, device: str | None, dtype: str, max_length: int | None, batch_tokens: int | None
 ) -> Scorer:
     """The logit of a sequence-classification model with one label on (query, document); each pair is scored once."""
-    from e2rank_pyserini.loading import choose_device
+    from e2rank_pyserini.devices import choose_device
 
     device = choose_device(device)
     network, tokenizer = _cross_encoder(name, device, dtype)
@@ -165,7 +165,8 @@ def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """The model in evaluation mode and its tokenizer; E2RankError when it is not whole or gives no single score."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from e2rank_pyserini.loading import choose_dtype, quiet
+    from e2rank_pyserini.devices import choose_dtype
+    from e2rank_pyserini.loading import quiet
 
     try:
         with quiet():  # what it would warn of is checked below, and is an error here

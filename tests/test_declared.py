@@ -1,0 +1,252 @@
+"""What a model's own files say of its vectors, and files of models on the hub."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2rank_pyserini import catalog
+from e2rank_pyserini.declared import adapter_folder, check_declared, file_of
+from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.types import E2RankError
+
+QUERY = "Instruct: {task}\nQuery:{query}"
+QWEN3 = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+COMMIT = "0123456789012345678901234567890123456789"
+
+
+def folder(place: Path, **files: Any) -> str:
+    """A model's directory with these JSON files (`__` in a name is the slash)."""
+    for name, content in {"config": {"model_type": "qwen3"}, **files}.items():
+        path = place / f"{name.replace('__', '/')}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return str(place)
+
+
+def modules(*kinds: str) -> list[dict[str, Any]]:
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "2_Normalize"}
+    return [
+        {"idx": number, "name": str(number), "path": paths[kind], "type": f"sentence_transformers.models.{kind}"}
+        for number, kind in enumerate(kinds)
+    ]
+
+
+PLAIN = modules("Transformer", "Pooling", "Normalize")
+LAST = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
+MEAN = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}
+PROMPTS = "config_sentence_transformers"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"modules": PLAIN, "1_Pooling__config": LAST, PROMPTS: {"prompts": {"query": QWEN3, "document": ""}}},
+        {"modules": PLAIN, "1_Pooling__config": {"embedding_dimension": 64, "pooling_mode": "lasttoken"}},
+        {"modules": PLAIN, PROMPTS: {"prompts": {}}},
+        {"config": {"model_type": "qwen3", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}}},
+    ],
+)
+def test_a_model_that_says_what_we_do_is_taken(tmp_path: Path, files: dict[str, Any]):
+    assert catalog.model(folder(tmp_path, **files)).pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {"modules": PLAIN, "1_Pooling__config": MEAN},
+            "1_Pooling/config.json says that it pools by mean, not",
+        ),
+        (
+            {"modules": PLAIN, "1_Pooling__config": {**LAST, "pooling_mode_cls_token": True}},
+            "it pools by last and cls, not by last",
+        ),
+        ({"modules": PLAIN, "1_Pooling__config": {"pooling_mode": "max"}}, "it pools by max, not by last"),
+        (
+            {"modules": modules("Transformer", "Pooling", "Dense")},
+            "says that its vectors go through Dense",
+        ),
+        ({PROMPTS: {"prompts": {"query": "query: ", "document": ""}}}, "its queries begin with 'query: '"),
+        ({PROMPTS: {"prompts": {"document": "passage: "}}}, "its documents begin with 'passage: '"),
+        (
+            {"config": {"model_type": "qwen3", "auto_map": {"AutoModel": "modeling.Own"}}},
+            "config.json says that its network is code of its own ('modeling.Own')",
+        ),
+        ({"modules": PLAIN, "1_Pooling__config": MEAN, "e2rank": {}}, None),
+    ],
+)
+def test_a_model_that_says_otherwise_is_refused(tmp_path: Path, files: dict[str, Any], told: str | None):
+    """Unless an e2rank.yaml says how it is to be used."""
+    place = folder(tmp_path, **files)
+    if told is None:
+        record = {"pooling": "mean", "eos": None, "query": "{query}", "prompt": "paper", "chat": "none", "window": 3}
+        lengths = {"document": 9, "query": 9, "prompt": 9}
+        (tmp_path / "e2rank.yaml").write_text(json.dumps({**record, "lengths": lengths}))
+        assert catalog.model(place).pooling == "mean"
+        return
+    for like in (None, "e2rank-0.6b"):
+        with pytest.raises(E2RankError) as raised:
+            catalog.model(place, like=like)
+        assert told in str(raised.value)
+        assert str(raised.value).startswith(f"model {place}: its ")
+
+
+@pytest.mark.parametrize("mode", ["mean", "lasttoken"])
+def test_what_sentence_transformers_writes_is_read(tiny_model: Path, tmp_path: Path, mode: str):
+    """Its own release's files, whatever their form is by now."""
+    st = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    network = Transformer(str(tiny_model))
+    made = st.SentenceTransformer(modules=[network, Pooling(64, pooling_mode=mode)], prompts={"query": QWEN3})
+    made.save_pretrained(str(tmp_path / "st"))
+    (tmp_path / "st" / "e2rank.yaml").unlink(missing_ok=True)
+    check_declared(str(tmp_path / "st"), {"mean": "mean", "lasttoken": "last"}[mode], QUERY)
+    with pytest.raises(E2RankError, match="it pools by"):
+        check_declared(str(tmp_path / "st"), "cls", QUERY)
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path):
+    place = folder(tmp_path)
+    (tmp_path / "modules.json").write_text("[{")
+    with pytest.raises(E2RankError, match=r"its modules\.json is not readable: Expecting"):
+        catalog.model(place)
+
+
+def in_cache(home: Path, name: str, files: Path) -> Path:
+    """A hub's cache with these files as the repository's only commit; its folder."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(files, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+def offline(home: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_adapter_of_a_hub_repository_is_fetched(tiny_model: Path, tmp_path: Path):
+    """What is here of it comes from the cache; where there is none of it, that is said in a line."""
+    (tmp_path / "files" / "lora").mkdir(parents=True)
+    shutil.copy(tiny_model / "e2rank.yaml", tmp_path / "files")
+    with (tmp_path / "files" / "e2rank.yaml").open("a") as record:
+        record.write(f"source: {tiny_model}\nadapter: lora\n")
+    (tmp_path / "files" / "lora" / "adapter_config.json").write_text("{}")
+    place = in_cache(tmp_path, "someone/lora", tmp_path / "files")
+    done = offline(tmp_path, "from e2rank_pyserini.catalog import model; print(model('someone/lora').adapter)")
+    assert done.stdout.strip() == str(place / "lora"), done.stderr
+    done = offline(tmp_path, "from e2rank_pyserini.declared import adapter_folder as get; get('nobody/lora', '.')")
+    assert "E2RankError: model nobody/lora: the hub did not give its adapter: " in done.stderr
+
+
+def test_an_adapter_of_a_directory_is_inside_it(tmp_path: Path):
+    assert adapter_folder(str(tmp_path), ".") == tmp_path
+    assert file_of(str(tmp_path), "config.json") is None
+
+
+def test_damaged_weights_of_the_hub_are_not_called_absent(tiny_model: Path, tmp_path: Path):
+    place = in_cache(tmp_path, "someone/tiny", tiny_model)
+    weights = place / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code = "from e2rank_pyserini import E2RankEncoder; E2RankEncoder.load('someone/tiny', device='cpu')"
+    assert "someone/tiny is not a readable model: " in offline(tmp_path, code).stderr
+
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def write_gguf(path: Path, network: Any, tokenizer: Any) -> None:
+    """A Qwen3 with its tokenizer as llama.cpp's converter writes them."""
+    import gguf
+
+    config, vocabulary = network.config, json.loads(tokenizer.backend_tokenizer.to_str())
+    writer = gguf.GGUFWriter(str(path), "qwen3")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    tokens = sorted(vocabulary["model"]["vocab"], key=vocabulary["model"]["vocab"].get)
+    special = {one["content"] for one in vocabulary["added_tokens"]}
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if one in special else gguf.TokenType.NORMAL for one in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in vocabulary["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_tensor("output_norm.weight", network.norm.weight.detach().numpy())
+    writer.add_tensor("token_embd.weight", network.embed_tokens.weight.detach().numpy())
+    for name, weight in network.named_parameters():
+        _, _, rest = name.partition("layers.")
+        if rest:
+            number, _, part = rest.partition(".")
+            kind = GGUF_NAMES[part.removesuffix(".weight")]
+            writer.add_tensor(f"blk.{number}.{kind}.weight", weight.detach().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_model: Path, tmp_path: Path):
+    pytest.importorskip("gguf")
+    import numpy as np
+    import torch
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    torch.manual_seed(1)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=128,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+    )
+    network = Qwen3Model(config).eval()
+    record = (tiny_model / "e2rank.yaml").read_text().replace("chat: tokenizer", "chat: none")
+    for name, source in (("folder", "folder"), ("gguf", "tiny.gguf")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "e2rank.yaml").write_text(f"{record}source: {tmp_path / source}\n")
+    network.save_pretrained(tmp_path / "folder")
+    tokenizer.save_pretrained(tmp_path / "folder")
+    write_gguf(tmp_path / "tiny.gguf", network, tokenizer)
+    texts = ["wing flow", "cafe\u0301 wing", "caf\u00e9 wing"]
+    found, expected = (
+        E2RankEncoder.load(str(tmp_path / name), device="cpu", dtype="float32").encode_documents(texts)
+        for name in ("gguf", "folder")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(found[1], found[2])
