@@ -157,7 +157,9 @@ def _family(name: str) -> str:
     if config is None:
         there = "its directory" if Path(name).is_dir() else "no directory of this name, and the hub's cache"
         raise E2RankError(f"model {name}: {there} has no config.json")
-    return _by_type(config.get("model_type") if isinstance(config, dict) else None, name)
+    if not isinstance(config, dict):
+        raise E2RankError(f"model {name}: its config.json is not readable: expected an object, got {shown(config)}")
+    return _by_type(config.get("model_type"), name)
 
 
 def _by_type(model_type: object, name: str) -> str:

@@ -62,10 +62,10 @@ def ranked(hits: Sequence[Hit]) -> list[str]:
 
 def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
     """qid -> docid -> score, of the first `depth` hits as trec_eval orders them."""
-    found = {qid: dict(hits) for qid, hits in run.items()}
+    found = {qid: dict(hits) for qid, hits in run.items() if hits}
     if depth is None:
         return found
-    return {qid: {docid: found[qid][docid] for docid in ranked(hits)[:depth]} for qid, hits in run.items()}
+    return {qid: {docid: scores[docid] for docid in ranked(run[qid])[:depth]} for qid, scores in found.items()}
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:

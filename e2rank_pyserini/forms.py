@@ -28,7 +28,7 @@ def tell(path: Path, kind: str | None) -> tuple[str, str]:
     Raises E2RankError for what is neither, and for ranx's JSON of whole numbers alone, which may be either.
     """
     first = next((line.strip() for line in read_lines(path) if line.strip()), "")
-    if first.startswith(("{", "[")):
+    if first.startswith(("{", "[")) and first.split()[1:2] not in (["Q0"], ["0"]):  # a qid may begin so too
         found = _json(path)
         if isinstance(found, list):
             if kind == "qrels":
@@ -153,12 +153,16 @@ def _json(path: Path) -> Requests | dict[str, Any]:
 
 
 def _is_request(line: str) -> bool:
-    """Whether a line by itself is an object with a request's keys."""
+    """Whether a line by itself is an object with a request's keys; as qids of ranx's, they have scores."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(row, dict) and bool({"query", "candidates"} & row.keys())
+    return isinstance(row, dict) and any(key in row and not _are_scores(row[key]) for key in ("query", "candidates"))
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(score) in (int, float) for score in value.values())
 
 
 def _kind_of(found: dict[str, Any], path: Path) -> str:

@@ -206,8 +206,8 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
 
         torch.set_num_threads(arguments.threads)
     lengths = {"document": arguments.max_length, "query": arguments.query_length, "prompt": arguments.prompt_length}
-    if data and data.spec.query_length and not arguments.query_length:
-        lengths["query"] = min(data.spec.query_length, arguments.prompt_length or spec.lengths.prompt)
+    if not arguments.query_length:
+        lengths["query"] = query_length(spec, data, arguments.prompt_length)
     if opened is not None and opened.built_with is not None:  # what the index lacks is encoded as what it holds
         kept = catalog.model_of_sidecar(opened.built_with, str(opened.directory)).lengths.document
         lengths["document"] = arguments.max_length or kept
@@ -218,6 +218,13 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
         device=arguments.device,
         batch_tokens=arguments.batch_tokens,
     )
+
+
+def query_length(spec: catalog.ModelSpec, data: Dataset | None, prompt_length: int | None = None) -> int:
+    """Tokens of a query: the data set's as far as the prompt goes, else the model's."""
+    if data is None or not data.spec.query_length:
+        return spec.lengths.query
+    return min(data.spec.query_length, prompt_length or spec.lengths.prompt)
 
 
 def check_index(opened: "DenseIndex", encoder: "E2RankEncoder", arguments: Namespace, data: Dataset | None) -> None:

@@ -12,6 +12,7 @@ from e2rank_pyserini.choices import DEPTH
 
 if TYPE_CHECKING:
     from e2rank_pyserini.benchmarks import Benchmark
+    from e2rank_pyserini.catalog import ModelSpec
 
 Command = Callable[[Sequence[str]], None]  # runs one `e2rank` command by its words
 OURS = ("first", "query", "prompt")
@@ -64,22 +65,22 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
     from e2rank_pyserini import catalog
     from e2rank_pyserini.evaluation import evaluate
     from e2rank_pyserini.exclusions import admitted
+    from e2rank_pyserini.freshness import index_is_fresh, run_is_fresh
     from e2rank_pyserini.judged import tell_lacking
-    from e2rank_pyserini.loading import identity_of
     from e2rank_pyserini.published import beside
     from e2rank_pyserini.trec import read_run
 
     encoder = ["--encoder", arguments.encoder, *(["--device", arguments.device] if arguments.device else [])]
-    identity = identity_of(catalog.model(arguments.encoder))
+    spec = catalog.model(arguments.encoder)
     stages = dict(one.runs) or {"bm25": _bm25(one, command)}
     whole = one.index(arguments.encoder)
     if arguments.dense:
-        _encode(one, one.corpus, whole, identity, encoder, command)
+        _encode(one, one.corpus, whole, spec, encoder, command)
         stages["dense"] = _dense(one, whole, arguments.encoder, encoder, command)
     corpus, index = one.corpus, whole
-    if not _is_fresh(whole, one.corpus, identity):  # only what is rescored needs a vector
+    if not index_is_fresh(whole, one.corpus, spec):  # only what is rescored needs a vector
         corpus, index = _candidates(one, stages), one.candidates(arguments.encoder)
-        _encode(one, corpus, index, identity, encoder, command)
+        _encode(one, corpus, index, spec, encoder, command)
     rows, qrels, excluded = [], one.qrels(), one.excluded()
     for stage, first in stages.items():
         runs = {"first": first, "prompt": one.reranked(first, arguments.encoder, "e2rank")}
@@ -89,7 +90,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
             by["query"] = ["--by", "query", *_task(one, arguments.encoder)]
         for column, more in by.items():
             made_from = (first, index / "e2rank.json", *one.topics_files())
-            if _stale(runs[column], *made_from) or not _is_of(runs[column], first):
+            if not run_is_fresh(runs[column], one, *made_from, first=first, spec=spec):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
                 command(["rerank", *one.words, *encoder, *where, *more])
         found = {key: admitted(read_run(path), excluded)[0] for key, path in runs.items()}
@@ -103,17 +104,21 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
 def _bm25(one: "Benchmark", command: Command) -> Path:
     from e2rank_pyserini.benchmarks import mark
     from e2rank_pyserini.corpus import is_lucene
+    from e2rank_pyserini.freshness import run_is_fresh
 
     output = Path("runs") / f"{one.topics}.bm25.trec"
-    if _stale(output, Path(one.corpus), *one.topics_files()):
+    if not run_is_fresh(output, one, Path(one.corpus), *one.topics_files(), corpus=one.corpus):
         index = [] if is_lucene(one.corpus) else ["--index", f"indexes/{mark(one.folder)}.bm25"]
         command(["bm25", *one.words, "--corpus", one.corpus, *index, "--output", str(output)])
     return output
 
 
 def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], command: Command) -> Path:
+    from e2rank_pyserini import catalog
+    from e2rank_pyserini.freshness import run_is_fresh
+
     output = one.dense(model)
-    if _stale(output, index / "e2rank.json", *one.topics_files()):
+    if not run_is_fresh(output, one, index / "e2rank.json", *one.topics_files(), spec=catalog.model(model)):
         where = ["--index", str(index), "--corpus", one.corpus, *_task(one, model)]
         command(["search", *one.words, *encoder, *where, "--output", str(output)])
     return output
@@ -126,50 +131,36 @@ def _task(one: "Benchmark", model: str) -> list[str]:
     return ["--task", one.spec.retrieval_task] if "{task}" in catalog.model(model).query else []
 
 
-def _encode(one: "Benchmark", corpus: str, index: Path, identity: str, encoder: list[str], command: Command) -> None:
-    if not _is_fresh(index, corpus, identity):
+def _encode(
+    one: "Benchmark", corpus: str, index: Path, spec: "ModelSpec", encoder: list[str], command: Command
+) -> None:
+    from e2rank_pyserini.freshness import index_is_fresh
+
+    if not index_is_fresh(index, corpus, spec):
         command(["index", *one.words, *encoder, "--corpus", corpus, "--output", str(index), "--overwrite"])
-
-
-def _is_fresh(index: Path, corpus: str, identity: str) -> bool:
-    """Whether the index is newer than the corpus, and was made with these weights: a model may be trained anew."""
-    from e2rank_pyserini.index import SIDECAR, read_sidecar
-
-    if _stale(index / SIDECAR, Path(corpus)):
-        return False
-    built = (read_sidecar(index) or {}).get("model") or {}
-    return bool(built.get("identity") == identity)
 
 
 def _candidates(one: "Benchmark", stages: dict[str, Path]) -> str:
     """A corpus of the documents that will be rescored: the first DEPTH of every first stage. Returns its path."""
     from e2rank_pyserini import corpus as corpora
+    from e2rank_pyserini.freshness import is_stale
     from e2rank_pyserini.trec import atomic, read_run
 
     path = Path("indexes") / f"{one.topics}.candidates.jsonl"
+    source = path.with_suffix(".source")  # what tells the corpus that they are from: a copied one may bear an old date
+    now = corpora.fingerprint(one.corpus)
+    known = not is_stale(path, Path(one.corpus)) and source.is_file() and source.read_text(encoding="utf-8") == now
     wanted = {hit.docid for run in stages.values() for hits in read_run(run).values() for hit in hits[:DEPTH]}
-    held = set() if _stale(path, Path(one.corpus)) else {document.docid for document in corpora.documents(str(path))}
+    held = {document.docid for document in corpora.documents(str(path))} if known else set()
     if held != wanted:
         found = corpora.find_all(one.corpus, wanted)
         with atomic(path) as file:
             for docid in sorted(found):
                 _, title, text = found[docid]
                 file.write(json.dumps({"_id": docid, "title": title, "text": text}, ensure_ascii=False) + "\n")
+        with atomic(source) as file:
+            file.write(now)
     return str(path)
-
-
-def _stale(output: Path, *inputs: Path) -> bool:
-    """make's rule: missing, or older than something it is made from."""
-    return not output.exists() or any(output.stat().st_mtime < path.stat().st_mtime for path in inputs)
-
-
-def _is_of(reranked: Path, first: Path) -> bool:
-    """Whether the reranked run's record names these bytes as its first stage: a copied file may bear an old date."""
-    from e2rank_pyserini.fingerprint import sha256
-    from e2rank_pyserini.provenance import of_run
-
-    record = of_run(reranked, sha256(reranked))
-    return record is not None and record["inputs"]["run"]["sha256"] == sha256(first)
 
 
 def _averages(rows: list[Row], model: str) -> list[Row]:

@@ -175,13 +175,16 @@ def _text(raw: BinaryIO, *, packed: bool) -> Iterator[IO[str]]:
 
 
 def _float32_gap(score: float) -> int:
-    """The least number of printed units (at least one) that tells a score from the next one in float32."""
-    return max(1, math.ceil(float(np.spacing(np.float32(abs(score)))) / STEP))
+    """The least number of printed units (at least one) that tells a score from the next one in float32.
+
+    They are more than the spacing: of two scores half way between two of float32's both may become the one between.
+    """
+    return math.floor(float(np.spacing(np.float32(abs(score)))) / STEP) + 1
 
 
 def _number(word: str, path: Path | str, line: int) -> float:
     try:
-        value = float(word) if "_" not in word else math.nan  # Python reads 1_0 as 10
+        value = float(word) if word.isascii() and "_" not in word else math.nan  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
     return finite(value, word, f"{path}:{line}")

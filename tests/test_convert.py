@@ -208,3 +208,14 @@ def test_qrels_go_through_every_form_and_come_back(tmp_path: Path):
     } == {(qid, docid): grade for qid, judged in expected.items() for docid, grade in judged.items()}
     convert(tmp_path / "a.json", "--output", tmp_path / "c.trec", "--kind", "qrels")
     assert read_qrels(tmp_path / "c.trec") == expected
+
+
+def test_words_of_one_form_may_be_ids_of_another(tmp_path: Path):
+    """A qid in brackets, and qids that are keys of rank_llm's requests."""
+    (tmp_path / "a.trec").write_text("[1] Q0 d1 1 2.0 t\n[1] Q0 d2 2 1.5 t\n")
+    convert(tmp_path / "a.trec", "--output", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"[1]": {"d1": 2.0, "d2": 1.5}}
+    scores = {"query": {"d1": 1.5}, "candidates": {"d2": 0.5, "d3": 0.25}}
+    (tmp_path / "b.json").write_text(json.dumps(scores))
+    convert(tmp_path / "b.json", "--output", tmp_path / "b.trec")
+    assert {qid: dict(hits) for qid, hits in read_run(tmp_path / "b.trec").items()} == scores

@@ -42,6 +42,12 @@ def test_a_judged_topic_without_hits_counts_zero_and_an_unjudged_one_not_at_all(
     assert values == {"nDCG@10": 0.5, "MAP": 0.5, "R@100": 0.5, "MRR@10": 0.5}
 
 
+def test_a_topic_with_an_empty_list_of_hits_is_one_without_hits():
+    qrels = {"1": {"a": 1}, "2": {"a": 1}}
+    measures = ["nDCG@10", "MAP", "R@100", "MRR@10", "judged@10"]
+    assert evaluate({"1": run_of(x="a")["x"], "2": []}, qrels, measures=measures) == dict.fromkeys(measures, 0.5)
+
+
 def test_the_least_relevant_grade_moves_the_binary_measures_only():
     qrels = {"1": {"a": 1, "b": 2}}
     one, two = (evaluate(run_of(**{"1": "ab"}), qrels, relevance=grade) for grade in (1, 2))

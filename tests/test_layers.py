@@ -86,7 +86,7 @@ LAYERS = [
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
     {"inputs", "outputs", "mteb_evaluation", "bench.encoders", "bench.rerankers"},
-    {"refining", "judged", "training.ranking", "bench.encode", "bench.rerank"},
+    {"refining", "judged", "freshness", "training.ranking", "bench.encode", "bench.rerank"},
     {"training.making"},
     {
         "commands",

@@ -334,6 +334,51 @@ def test_another_order_of_the_same_documents_is_seen_whatever_its_date(tiny_mode
     assert [words[0] for words in commands.words] == ["rerank", "rerank"]
 
 
+def test_other_topics_and_another_corpus_are_seen_whatever_their_dates(tiny_model: Path, data: Path):
+    """As `cp -p` leaves them: under the same ids other texts."""
+    commands = Commands()
+    table(asked(tiny_model, data), commands)
+    for name, made in (("queries", ["rerank"] * 4), ("corpus", ["index", *["rerank"] * 4])):
+        commands.words.clear()
+        path = data / POOL / f"{name}.jsonl"
+        path.write_text(path.read_text().replace("wing", "rudder"))
+        os.utime(path, (1e9, 1e9))
+        table(asked(tiny_model, data), commands)
+        assert [words[0] for words in commands.words] == made
+    [candidates] = Path("indexes").glob("*.candidates.jsonl")
+    assert "rudder" in candidates.read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "made"),
+    [
+        ("window: 5", "window: 2", ["rerank"] * 4),
+        ("prompt: paper", "prompt: card", ["rerank"] * 4),
+        ("Query:", "Ask ", ["rerank"] * 4),
+        ("document: 48", "document: 8", ["index", *["rerank"] * 4]),
+        ("pooling: last", "pooling: mean", ["index", *["rerank"] * 4]),
+    ],
+)
+def test_a_model_that_is_used_otherwise_is_measured_anew(
+    tiny_model: Path, data: Path, tmp_path: Path, old: str, new: str, made: list[str]
+):
+    """Its weights are the same, and so are all dates but that of its record."""
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_model, mine)
+    commands = Commands()
+    table(asked(mine, data), commands)
+    commands.words.clear()
+    record = (mine / "e2rank.yaml").read_text()
+    assert old in record
+    (mine / "e2rank.yaml").write_text(record.replace(old, new))
+    os.utime(mine / "e2rank.yaml", (1e9, 1e9))
+    table(asked(mine, data), commands)
+    assert [words[0] for words in commands.words] == made
+    commands.words.clear()
+    table(asked(mine, data), commands)
+    assert commands.words == []
+
+
 def test_the_average_is_printed(
     tiny_model: Path,
     data: Path,

@@ -281,7 +281,7 @@ def test_a_score_is_written_as_the_nearest_printed_one(tmp_path: Path):
     assert [line.split()[4] for line in (tmp_path / "r").read_text().splitlines()] == ["0.290000", "-0.300000"]
 
 
-@pytest.mark.parametrize("score", [20.0, 200.0, 900.0])
+@pytest.mark.parametrize("score", [20.0, 200.0, 900.0, 262144.078125, -16777217.0])
 def test_many_ties_stay_apart_in_float32(tmp_path: Path, score: float):
     write_run(tmp_path / "r", {"q": [Hit(f"d{n}", score) for n in range(200)]}, "t")
     written = [float(line.split()[4]) for line in (tmp_path / "r").read_text().splitlines()]
@@ -325,6 +325,12 @@ def test_a_json_topic_is_known_by_its_title_and_beirs_id(tmp_path: Path):
     assert read_topics(tmp_path / "t") == {"7": "wing"}
     (tmp_path / "t").write_text('{"id": "other", "_id": "7", "text": "wing"}\n')
     assert read_topics(tmp_path / "t") == {"7": "wing"}
+
+
+def test_digits_that_trec_eval_does_not_know_are_no_score(tmp_path: Path):
+    (tmp_path / "r").write_text("q1 Q0 d 1 \u0663 t\n", encoding="utf-8")
+    with pytest.raises(E2RankError, match=r"r:1: expected a finite score, got '\u0663'"):
+        read_run(tmp_path / "r")
 
 
 def test_a_score_too_low_for_float32_is_refused(tmp_path: Path):

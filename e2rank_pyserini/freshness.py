@@ -1,0 +1,89 @@
+"""Whether what `e2rank table` made before is what it would make now: by dates, as make, and by what was recorded.
+
+Dates alone do not tell: a copied file may bear an old one, and a model's record is in no file that a run is made from.
+"""
+
+import dataclasses
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.benchmarks import Benchmark
+from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.datasets import dataset
+from e2rank_pyserini.fingerprint import sha256
+from e2rank_pyserini.index import SIDECAR, read_sidecar
+from e2rank_pyserini.inputs import fingerprints, query_length
+from e2rank_pyserini.loading import identity_of
+from e2rank_pyserini.provenance import of_run
+
+_VECTORS = ("pooling", "eos", "layers")  # what stored vectors depend on, beside weights and length
+_RUNS = (*_VECTORS, "query", "prompt", "chat", "window")  # what a run does
+
+
+def is_stale(output: Path, *inputs: Path) -> bool:
+    """make's rule: missing, or older than something it is made from."""
+    return not output.exists() or any(output.stat().st_mtime < path.stat().st_mtime for path in inputs)
+
+
+def index_is_fresh(index: Path, corpus: str, spec: ModelSpec) -> bool:
+    """Whether the index is of this corpus and made as this model makes it: a model may be trained anew."""
+    if is_stale(index / SIDECAR, Path(corpus)):
+        return False
+    sidecar = read_sidecar(index) or {}
+    built = sidecar.get("model") or {}
+    lengths = built.get("lengths") or {}
+    return (
+        built.get("identity") == identity_of(spec)
+        and _agree(built, spec, _VECTORS)
+        and lengths.get("document", spec.lengths.document) == spec.lengths.document
+        and (_is_prebuilt(sidecar) or sidecar.get("corpus_fingerprint") in (None, corpora.fingerprint(corpus)))
+    )
+
+
+def run_is_fresh(
+    run: Path,
+    one: Benchmark,
+    *made_from: Path,
+    first: Path | None = None,
+    corpus: str | None = None,
+    spec: ModelSpec | None = None,
+) -> bool:
+    """Whether the run is newer than the files it is made from, and its record names these inputs and this model.
+
+    `first`: the run that was reranked; `corpus`: what BM25 searched; `spec`: the model, where one made it.
+    """
+    if is_stale(run, *made_from):
+        return False
+    record = of_run(run, sha256(run))
+    if record is None:
+        return False
+    data = dataset(one.folder, one.split)
+    arguments = Namespace(topics=None, dataset=one.folder, excluded=None, run=str(first) if first else None)
+    now = fingerprints(arguments, data.topics(), one.excluded(), source=corpus)
+    then = {kind: told for kind, told in record["inputs"].items() if kind in now or kind == "excluded"}
+    if _bare(now) != _bare(then):
+        return False
+    if spec is None:
+        return True
+    model = record["model"] or {}
+    lengths = {**dataclasses.asdict(spec.lengths), "query": query_length(spec, data)}
+    return model.get("identity") == identity_of(spec) and _agree(model, spec, _RUNS) and model.get("lengths") == lengths
+
+
+def _agree(built: Mapping[str, Any], spec: ModelSpec, names: tuple[str, ...]) -> bool:
+    """A record of an earlier version may lack a name."""
+    wanted = dataclasses.asdict(spec)
+    return all(built.get(name, wanted[name]) == wanted[name] for name in names)
+
+
+def _is_prebuilt(sidecar: Mapping[str, Any]) -> bool:
+    """Whether it was made from one of Pyserini's indexes by its name, which no path is compared with."""
+    return str(sidecar.get("corpus")).startswith(corpora.LUCENE)
+
+
+def _bare(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Without the paths, which may be written in several ways."""
+    return {kind: {key: value for key, value in told.items() if key != "path"} for kind, told in inputs.items()}
