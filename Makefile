@@ -22,8 +22,12 @@ E2RANK := $(VENV)/bin/e2rank
 READY  := $(VENV)/.ready-$(FAISS)
 quoted  = '$(subst ','\'',$(1))'
 # names of files in rules and in the shell's lines: what either would read as something else is refused
-odd     = $(if $(filter-out file undefined,$(origin $(1))),$(shell printf %s $(call quoted,$(value $(1))) | LC_ALL=C tr -d 'A-Za-z0-9._/~+@,\200-\377-' | sed 's/[[:blank:]]/ blank /'))
-$(foreach name,DATASET SPLIT MODEL VENV RUN,$(if $(call odd,$(name)),$(error $(name)=$(value $(name)): expected letters, digits and ._/~+@,- alone, got $(call odd,$(name)))))
+define newline
+
+
+endef
+odd     = $(if $(filter-out file undefined,$(origin $(1))),$(if $(findstring $(newline),$(value $(1))),a line break,$(shell printf %s $(call quoted,$(value $(1))) | LC_ALL=C tr -d 'A-Za-z0-9._/~+@,\200-\377-' | sed 's/[[:blank:]]/ blank /')))
+$(foreach name,DATASET SPLIT MODEL VENV RUN,$(if $(call odd,$(name)),$(error $(name)=$(subst $(newline), ,$(value $(name))): expected letters, digits and ._/~+@,- alone, got $(call odd,$(name)))))
 ASKED  := $(call quoted,$(value TASK))
 # names of artefacts: data set (and split), then what made them
 # (a path adds a checksum: two folders may end in the same word)

@@ -116,7 +116,7 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     say otherwise is refused.
     """
     records: dict[str, Any] = _models()["models"]
-    by_source = {record["source"]: key for key, record in records.items()}
+    by_source = {record["source"]: key for key, record in reversed(records.items())}  # the first one, untrained, wins
     if like is not None and like not in records:
         raise E2RankError(f"like {like!r}: expected a named model{near_miss(like, records)}")
     key = name if name in records else by_source.get(name)

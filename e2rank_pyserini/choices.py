@@ -1,6 +1,7 @@
 """The words that options and records choose from. Nothing is imported, so that the command line starts quickly."""
 
 VARIANTS = ("paper", "card", "train", "pair", "tail")  # of the listwise prompt
+WITHOUT_TASK = ("pair", "tail")  # variants that say no task
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MEASURES = ("nDCG@10", "MAP", "R@100", "MRR@10")
 TESTS = ("t", "randomisation")

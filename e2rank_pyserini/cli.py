@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +15,7 @@ from e2rank_pyserini.convert_command import add_convert_parser
 from e2rank_pyserini.export_command import add_export_parser
 from e2rank_pyserini.index_command import add_index_parser
 from e2rank_pyserini.mteb_command import add_mteb_parser
+from e2rank_pyserini.numerals import whole
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.rerun_command import add_rerun_parser
@@ -24,6 +24,8 @@ from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
+
+_positive = whole(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +121,7 @@ def _search(parser: argparse.ArgumentParser) -> None:
     _topics(parser)
     _excluded(parser)
     _corpus(parser)
-    _model(parser)
+    _model(parser, prompt=False)
     parser.add_argument(
         "--index",
         required=True,
@@ -210,7 +212,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hits", type=_positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
 
 
-def _model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def _model(parser: argparse.ArgumentParser, *, required: bool = False, prompt: bool = True) -> None:
     parser.add_argument(
         "--encoder",
         required=required,
@@ -222,13 +224,9 @@ def _model(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="default: auto, bfloat16 where the hardware has it")
     parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a document")
     parser.add_argument("--query-length", type=_positive, metavar="N", help="tokens of a query")
-    parser.add_argument("--prompt-length", type=_positive, metavar="N", help="tokens of a listwise prompt")
+    if prompt:
+        parser.add_argument("--prompt-length", type=_positive, metavar="N", help="tokens of a listwise prompt")
+    else:
+        parser.set_defaults(prompt_length=None)
     parser.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens encoded at once, padding included")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
-
-
-def _positive(word: str) -> int:
-    number = int(word) if re.fullmatch(r"[+-]?[0-9]{1,18}", word) else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {word}")
-    return number

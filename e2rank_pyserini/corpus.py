@@ -17,7 +17,7 @@ from e2rank_pyserini.types import Document, E2RankError, first_line, shown
 LUCENE = "lucene:"
 _IDS = ("id", "_id", "pid", "docid")  # pid: MS MARCO v2, whose docid is that of the whole document
 _BODIES = ("text", "contents", "passage", "segment")
-_BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
+BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _BATCH = 1024  # documents whose docids are looked up together
 
@@ -168,7 +168,7 @@ def files(source: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise E2RankError(f"{source}: no such corpus; expected a JSONL file, a folder of them or a Lucene index")
-    for name in _BEIR:
+    for name in BEIR_CORPUS:
         if (path / name).is_file():
             return [path / name]
     found = sorted(child for child in _below(path) if child.name.endswith(_SUFFIXES) and child.is_file())
@@ -191,7 +191,7 @@ def _below(folder: Path) -> Iterator[Path]:
 def _remote_files(source: str) -> list[str]:
     """`files` of a URL: URLs."""
     found = storage.files_of(source)
-    for name in _BEIR:
+    for name in BEIR_CORPUS:
         if f"{source.rstrip('/')}/{name}" in found:
             return [f"{source.rstrip('/')}/{name}"]
     found = [name for name in found if name.endswith(_SUFFIXES) or name == source]

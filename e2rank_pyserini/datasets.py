@@ -6,6 +6,7 @@ from pathlib import Path
 
 from e2rank_pyserini import carried, catalog, java
 from e2rank_pyserini.catalog import DatasetSpec
+from e2rank_pyserini.corpus import BEIR_CORPUS
 from e2rank_pyserini.exclusions import Exclusions, read_exclusions
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels
@@ -29,14 +30,14 @@ class Dataset:
         """A corpus source as corpus.documents takes it."""
         if self.folder is None:
             return self.spec.corpus
-        path = _first(self.folder / "corpus.jsonl", self.folder / "corpus.jsonl.gz")
+        path = _first(*(self.folder / name for name in BEIR_CORPUS))
         if not path.exists():
             raise E2RankError(f"{self.folder}: expected corpus.jsonl or corpus.jsonl.gz in the data set's folder")
         return str(path)
 
     def has_corpus(self) -> bool:
         """Whether it is a folder with a corpus."""
-        return self.folder is not None and any((self.folder / f"corpus.jsonl{end}").exists() for end in ("", ".gz"))
+        return self.folder is not None and any((self.folder / name).exists() for name in BEIR_CORPUS)
 
     def topics(self) -> Topics:
         """The topics; of a folder with qrels for the split, those that are judged."""

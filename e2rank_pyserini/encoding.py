@@ -14,7 +14,8 @@ from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.tokens import Ids
-from e2rank_pyserini.types import Document, E2RankError, Vectors, shown
+from e2rank_pyserini.trec import check_word
+from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 Advance = Callable[[int, int], None]  # told (documents, tokens)
 Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[tuple[Shard, bool]]]
@@ -53,8 +54,7 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
         if not documents:
             break
         for one in documents:
-            if one.docid.split() != [one.docid]:
-                raise E2RankError(f"expected a docid without blanks, got {shown(one.docid)}")
+            check_word(one.docid, "docid", "the corpus")
         texts = tuple(document_text(one.title, one.text, template) for one in documents)
         task = Task(number, tuple(one.docid for one in documents), texts)
         yield shards.finished(task) or task

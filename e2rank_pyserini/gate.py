@@ -168,7 +168,7 @@ class _Passing:
             await JSONResponse({"message": said}, status, headers)(self._scope, self.receive, self.send)
 
 
-def one_line(text: str, most: int = 300) -> str:
+def one_line(text: str) -> str:
     """Text from anywhere as one printable line."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
-    return line if len(line) <= most else f"{line[:most]} …"
+    return line if len(line) <= 300 else f"{line[:300]} …"

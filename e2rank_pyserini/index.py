@@ -131,8 +131,10 @@ class DenseIndex:
 
         Where a Flat index has ties at the cut, the first of them in the corpus are found.
         """
-        if hits < 1 or np.ndim(vectors) != 2:
-            raise E2RankError(f"expected vectors (n, dim) and hits of at least 1, got {np.shape(vectors)} and {hits}")
+        if hits < 1 or np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.dim:
+            raise E2RankError(
+                f"expected vectors (n, {self.dim}) and hits of at least 1, got {np.shape(vectors)} and {hits}"
+            )
         asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
         flat = isinstance(self.index, self.faiss.IndexFlat)
         if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from e2rank_pyserini import catalog, fingerprint, storage
 from e2rank_pyserini import corpus as corpora
+from e2rank_pyserini.choices import WITHOUT_TASK
 from e2rank_pyserini.datasets import Dataset, dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, read_exclusions
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT, document_text
@@ -273,7 +274,7 @@ def tell_other_corpus(opened: "DenseIndex", source: str, command: str) -> None:
 
 def reads_task(arguments: Namespace, spec: catalog.ModelSpec, *, plain: bool = False) -> bool:
     """Whether the model's listwise prompt (or its `plain` query) says a task; says so where one is named in vain."""
-    reads = "{task}" in spec.query if plain else spec.prompt not in ("pair", "tail")
+    reads = "{task}" in spec.query if plain else spec.prompt not in WITHOUT_TASK
     if not reads and (arguments.task not in (None, "generic") or getattr(arguments, "noun", None)):
         what = "queries" if plain else f"prompts ({spec.prompt})"
         print(f"e2rank {arguments.command}: {spec.name}'s {what} say no task: that was named in vain", file=sys.stderr)

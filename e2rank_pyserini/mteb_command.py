@@ -18,6 +18,8 @@ def mteb(arguments: Namespace) -> None:
 
     if arguments.window and not arguments.listwise:
         raise E2RankError("--window goes with --listwise")
+    if arguments.prompt_length and not arguments.listwise:
+        raise E2RankError("--prompt-length goes with --listwise")
     tasks = tasks_named(arguments.tasks)
     _be_quiet()
     encoder = loaded_encoder(arguments, None)

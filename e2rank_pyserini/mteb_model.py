@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2rank_pyserini import catalog
+from e2rank_pyserini.choices import WITHOUT_TASK
 from e2rank_pyserini.mteb_instructions import has_bare_documents, instruction
 from e2rank_pyserini.prompts import RERANK_TASK, query_text
 from e2rank_pyserini.reranking import order, prompt_vectors
@@ -193,7 +194,9 @@ class ListwiseMtebModel(MtebModel):
     ) -> dict[str, Vectors]:
         before = dataclasses.replace(self.encoder.tally)
         vectors = prompt_vectors(first, topics, texts, self.encoder, window=self.window)
-        said = {"as": "prompt", "variant": self.encoder.spec.prompt, "window": self.window, "task": RERANK_TASK}
+        variant = self.encoder.spec.prompt
+        task = None if variant in WITHOUT_TASK else RERANK_TASK
+        said = {"as": "prompt", "variant": variant, "window": self.window, "task": task}
         self._note(task_metadata, part, {**said, "queries_without_candidates": len(topics) - len(first)}, before)
         return vectors
 

@@ -14,8 +14,6 @@ from e2rank_pyserini.types import Run
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
 
-_PARTS = ("tokenise", "encode", "gather", "search", "score")  # of timing, in the order in which a query meets them
-
 
 @dataclasses.dataclass(frozen=True)
 class Used:
@@ -69,7 +67,7 @@ def report(what: str) -> None:
 def tell_parts(queries: int) -> None:
     """One line on stderr: what each part of the work took, in milliseconds a query."""
     seconds = so_far()
-    parts = [f"{part} {1000 * seconds[part] / queries:.1f}" for part in _PARTS if part in seconds and queries]
+    parts = [f"{part} {1000 * seconds[part] / queries:.1f}" for part in provenance.STEPS if part in seconds and queries]
     if parts:
         print(f"ms a query: {', '.join(parts)}", file=sys.stderr)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini.choices import DEPTH, ORDERS, RULES, VARIANTS
+from e2rank_pyserini.numerals import real
 
 _DOCUMENTS = ("prompt", "average", "rocchio")
 _READERS = {  # which rules read what an option sets
@@ -109,7 +110,7 @@ def add_rerank_parser(
         metavar="N",
         help="sliding windows from the last hits of depth to the first, N places apart, a prompt each",
     )
-    _reading(parser, positive)
+    _reading(parser, positive, " (with --by query the retrieval task, by default the data set's)")
 
 
 def add_feedback_parser(
@@ -147,7 +148,7 @@ def _files(parser: ArgumentParser, common: Iterable[Callable[[ArgumentParser], N
     parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
 
 
-def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
+def _reading(parser: ArgumentParser, positive: Callable[[str], int], plainly: str = "") -> None:
     parser.add_argument(
         "--window",
         type=positive,
@@ -158,8 +159,7 @@ def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
     parser.add_argument(
         "--task",
         metavar="generic|dataset|TEXT",
-        help="task of the prompt: the paper's generic one (default), the data set's own, or a text (with --by query "
-        "the retrieval task, by default the data set's)",
+        help="task of the prompt: the paper's generic one (default), the data set's own, or a text" + plainly,
     )
     parser.add_argument("--noun", metavar="WORD", help="what the prompt calls the list (default: as the task's)")
     parser.add_argument("--order", choices=ORDERS, help="in which the prompt reads its documents (default: initial)")
@@ -189,10 +189,7 @@ def _reading(parser: ArgumentParser, positive: Callable[[str], int]) -> None:
 
 
 def _number(word: str, most: float = 1e6) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = -1.0
+    number = real(word)
     if not 0 <= number <= most:  # nor nan
         raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {word!r}")
     return number

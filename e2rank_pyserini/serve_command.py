@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import DEPTH
+from e2rank_pyserini.numerals import real
 
 if TYPE_CHECKING:
     import socket
@@ -276,10 +277,7 @@ def _port(word: str) -> int:
 
 
 def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
+    seconds = real(word)
     if not 0 < seconds <= 86400:  # nor nan
         raise ArgumentTypeError(f"expected seconds from 0 to 86400, got {word!r}")
     return seconds

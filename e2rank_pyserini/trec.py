@@ -13,6 +13,7 @@ from typing import IO, BinaryIO, cast
 
 import numpy as np
 
+from e2rank_pyserini.numerals import real
 from e2rank_pyserini.storage import lines
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, shown
 
@@ -183,11 +184,7 @@ def _float32_gap(score: float) -> int:
 
 
 def _number(word: str, path: Path | str, line: int) -> float:
-    try:
-        value = float(word) if word.isascii() and "_" not in word else math.nan  # Python reads 1_0 as 10
-    except ValueError:
-        value = math.nan
-    return finite(value, word, f"{path}:{line}")
+    return finite(real(word), word, f"{path}:{line}")
 
 
 def finite(score: float, said: object, where: str) -> float:

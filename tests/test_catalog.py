@@ -75,6 +75,12 @@ def test_a_directory_is_like_the_family_of_its_config(tmp_path: Path):
     assert catalog.model(str(tmp_path), like="minilm").pooling == "mean"
 
 
+def test_a_source_is_the_untrained_model_of_it():
+    """Trained models share their base's source."""
+    for name in ("minilm", "smollm2-135m", "e2rank-0.6b"):
+        assert catalog.model(catalog.model(name).source) == catalog.model(name)
+
+
 def test_a_directory_named_as_a_named_model_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "minilm").mkdir()

@@ -270,13 +270,14 @@ def made_of(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("name", "characters"),
-    [("DATASET", " \t[]*?\\$'\"`();&|<>#:=%{}!"), ("SPLIT", " "), ("MODEL", "["), ("VENV", "'"), ("RUN", " #")],
+    [("DATASET", " \t\n[]*?\\$'\"`();&|<>#:=%{}!"), ("SPLIT", " "), ("MODEL", "["), ("VENV", "'"), ("RUN", " #")],
 )
 def test_make_takes_no_name_that_it_or_a_shell_reads_otherwise(name: str, characters: str):
     for character in characters:
         done = made_of("help", f"{name}=a{character}b")
         assert (done.returncode, done.stdout) == (2, ""), character
-        assert f"{name}=a{character}b: expected letters, digits and" in done.stderr
+        assert f"{name}=a{character}b: expected letters, digits and".replace("\n", " ") in done.stderr
+    assert "a line break" in made_of("help", f"{name}=ab\n").stderr
     assert made_of("help", f"{name}=../ä-b/c_d.e+f,g@h~2").returncode == 0
 
 

@@ -32,7 +32,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.inputs import retrieval_task
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.training import making
-from e2rank_pyserini.training.labelling import _pair_length, by_cross_encoder, by_encoder, combined, distinct
+from e2rank_pyserini.training.labelling import _pair_length, by_cross_encoder, by_encoder, combined, distinct, levels
 from e2rank_pyserini.training.mining import Draw, draw_lists, draw_pairs
 from e2rank_pyserini.types import E2RankError, Hit
 from tests.conftest import sentences
@@ -241,6 +241,19 @@ def test_a_text_has_the_grade_of_a_copy_that_the_list_lacks(make: Make, toy: Pat
     for weight, ranking in (("0", [1, 2, 3]), ("0.1", [1, 2, 3]), ("2", [2, 1, 3])):
         [row] = make(*words, *scores, "--with-qrels", weight)
         assert row["ranking"] == ranking
+
+
+@pytest.mark.parametrize("grades", [(1, 2), (2, 1)])
+def test_of_copies_with_other_grades_the_best_counts(make: Make, toy: Path, grades: tuple[int, int]):
+    """d4 and d5 say what d1 says; the list has d1 alone, and only they are judged."""
+    copied(toy, d4="d1", d5="d1")
+    (toy / "some.tsv").write_text(f"a\td4\t{grades[0]}\na\td5\t{grades[1]}\na\td2\t0\n")
+    [row] = make("--documents", "3", "--limit", "1", "--qrels", str(toy / "some.tsv"))
+    assert (docids(row), row["relevance"]) == ("d1 d2 d3", [2.0, 0.0, 0.0])
+
+
+def test_scores_that_rounding_tells_apart_are_tied():
+    assert levels([0.3, 0.1 + 0.2, 0.2]) == [3.0, 3.0, 1.0]
 
 
 def test_a_scorer_may_know_any_copy_of_a_text(make: Make, toy: Path):

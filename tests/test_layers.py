@@ -13,6 +13,7 @@ LAYERS = [
     {
         "types",
         "choices",
+        "numerals",
         "timing",
         "ahead",
         "lines",

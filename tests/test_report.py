@@ -480,16 +480,17 @@ def test_the_form_of_the_page(words: list[str], tmp_path: Path):
     assert f"matplotlib{matplotlib.__version__}" in re.sub(r"\s", "", page.text)
 
 
-def test_hostile_input(words: list[str], tmp_path: Path):
+@pytest.mark.parametrize("place", [1, 2], ids=["baseline", "run"])
+def test_hostile_input(words: list[str], tmp_path: Path, place: int):
     """What files say stays text: names of runs, queries, docids; signs that no font, no encoding has."""
     name = "<img src=x onerror=alert(1)> $\\frac{ 漢 _\n\"'&lt;\udce9"
     hostile = tmp_path / f"_{name}.trec"
-    hostile.write_text(Path(words[2]).read_text().replace(" d0", " <b>&\"'d0"))
+    hostile.write_text(Path(words[place]).read_text().replace(" d0", " <b>&\"'d0"))
     qrels = Path(words[5])
     qrels.write_text(qrels.read_text().replace(" d0", " <b>&\"'d0"))
     topics = "".join(json.dumps({"_id": qid, "text": HOSTILE + query}) + "\n" for qid, query in QUERIES.items())
     (tmp_path / "topics.jsonl").write_text(topics)
-    words[2], words[7] = str(hostile), str(tmp_path / "topics.jsonl")
+    words[place], words[7] = str(hostile), str(tmp_path / "topics.jsonl")
     page = made(words, tmp_path)
     check_form(page)
     assert len(page.all("img")) == 3

@@ -79,9 +79,9 @@ def passages(data: str | None) -> Iterator[Document]:
     return corpora.documents(data) if data is not None else synthetic()
 
 
-def synthetic(seed: int = 0) -> Iterator[Document]:
+def synthetic() -> Iterator[Document]:
     """Endless passages of invented words, Zipf's law over the words and a log-normal law over the lengths."""
-    draw = random.Random(seed)
+    draw = random.Random(0)
     syllables = [first + vowel for first in "bdfgklmnprstv" for vowel in "aeiou"]
     words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(8000)]
     sums = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))

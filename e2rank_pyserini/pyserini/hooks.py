@@ -157,5 +157,6 @@ def _check_version() -> None:
     version = importlib.metadata.version("pyserini")
     numbers = tuple(int(part) for part in version.split(".")[:2])
     if not TESTED[0] <= numbers < TESTED[1]:
-        print(f"e2rank: Pyserini {version} is outside the tested range, 1.6 up to 2.3; look at what it writes",
-              file=sys.stderr)  # fmt: skip
+        first, end = (".".join(map(str, bound)) for bound in TESTED)
+        told = f"e2rank: Pyserini {version} is outside the tested range, from {first} to under {end}"
+        print(f"{told}; look at what it writes", file=sys.stderr)

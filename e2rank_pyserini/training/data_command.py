@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from e2rank_pyserini.numerals import real, whole
+
 LABELS = ("qrels", "scores", "llm")
 UNJUDGED = ("zero", "skip")
 
@@ -76,24 +78,24 @@ def _first_stage(parser: ArgumentParser) -> None:
         metavar="generic|dataset|TEXT",
         help="retrieval task: web search, the data set's, or a text (default: the data set's, else web search)",
     )
-    parser.add_argument("--depth", type=_whole(1), default=100, metavar="N", help="hits that are candidates (100)")
+    parser.add_argument("--depth", type=whole(1), default=100, metavar="N", help="hits that are candidates (100)")
 
 
 def _drawing(parser: ArgumentParser) -> None:
-    parser.add_argument("--documents", type=_whole(2), default=16, metavar="N", help="documents an example (16)")
+    parser.add_argument("--documents", type=whole(2), default=16, metavar="N", help="documents an example (16)")
     parser.add_argument(
         "--lists",
-        type=_whole(1),
+        type=whole(1),
         default=1,
         metavar="N",
         help="lists per topic and run (with --pairs, per positive): the first documents, then random ones (default: 1)",
     )
     parser.add_argument(
-        "--keep-top", type=_whole(0), default=0, metavar="N", help="every list holds the first N hits (default: 0)"
+        "--keep-top", type=whole(0), default=0, metavar="N", help="every list holds the first N hits (default: 0)"
     )
     parser.add_argument("--pairs", action="store_true", help="a positive and hard negatives a line, for stage I")
     parser.add_argument(
-        "--skip-top", type=_whole(0), default=0, metavar="N", help="with --pairs: no negatives from the first N ranks"
+        "--skip-top", type=whole(0), default=0, metavar="N", help="with --pairs: no negatives from the first N ranks"
     )
     parser.add_argument(
         "--margin",
@@ -103,7 +105,7 @@ def _drawing(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--relevance",
-        type=_whole(1),
+        type=whole(1),
         metavar="GRADE",
         help="least grade of a positive (default: the data set's, else 1)",
     )
@@ -113,15 +115,18 @@ def _drawing(parser: ArgumentParser) -> None:
         choices=("train", "dev"),
         help="only these topics: dev is the tenth of all whose qid's SHA-256 ends in a byte below 26, train the others",
     )
-    parser.add_argument("--limit", type=_whole(1), metavar="N", help="only the first N topics")
-    parser.add_argument("--max-words", type=_whole(1), metavar="N", help="cut documents to N words (default: no cut)")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="only the first N topics")
+    parser.add_argument("--max-words", type=whole(1), metavar="N", help="cut documents to N words (default: no cut)")
     parser.add_argument("--source", metavar="NAME", help="what the examples name as source (default: the data set)")
 
 
 def _labels(parser: ArgumentParser) -> None:
     parser.add_argument("--labels", choices=LABELS, default="qrels", help="what ranks the documents (default: qrels)")
     parser.add_argument(
-        "--unjudged", choices=UNJUDGED, default="zero", help="unjudged candidates: grade 0 (default), or left out"
+        "--unjudged",
+        choices=UNJUDGED,
+        default="zero",
+        help="candidates whose docid is not judged: grade 0 or a copy's (default), or left out",
     )
     parser.add_argument(
         "--scorer",
@@ -135,11 +140,11 @@ def _labels(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--endpoint", metavar="URL", help="for --labels llm: an OpenAI-compatible server, up to /v1")
     parser.add_argument("--llm", metavar="MODEL", help="for --labels llm: the model's name there (key: OPENAI_API_KEY)")
-    parser.add_argument("--parallel", type=_whole(1), metavar="N", help="LLM calls in flight (default: 4)")
+    parser.add_argument("--parallel", type=whole(1), metavar="N", help="LLM calls in flight (default: 4)")
     parser.add_argument(
         "--timeout", type=_number(above=0.0), metavar="SECONDS", help="of silence in a call (default: 120)"
     )
-    parser.add_argument("--retries", type=_whole(0), metavar="N", help="of one LLM call (default: 5)")
+    parser.add_argument("--retries", type=whole(0), metavar="N", help="of one LLM call (default: 5)")
 
 
 def _check_options(arguments: Namespace) -> None:
@@ -224,19 +229,9 @@ def _fold(topics: dict[str, str], fold: str | None) -> dict[str, str]:
     return {qid: query for qid, query in topics.items() if (sha256(qid.encode()).digest()[-1] < 26) == (fold == "dev")}
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def whole_number(word: str) -> int:
-        number = int(word)
-        if number < least:
-            raise ArgumentTypeError(f"expected a whole number of at least {least}, got {word}")
-        return number
-
-    return whole_number
-
-
 def _number(above: float = -math.inf) -> Callable[[str], float]:
     def number(word: str) -> float:
-        value = float(word)
+        value = real(word)
         if not math.isfinite(value) or value <= above:
             raise ArgumentTypeError(f"expected a number{f' above {above:g}' if above > -math.inf else ''}, got {word}")
         return value

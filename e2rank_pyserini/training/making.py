@@ -27,7 +27,7 @@ from e2rank_pyserini.reranking import missing, rescore
 from e2rank_pyserini.sharded import fingerprint
 from e2rank_pyserini.storage import local
 from e2rank_pyserini.tally import Tally, cut
-from e2rank_pyserini.training.examples import Example
+from e2rank_pyserini.training.examples import UNKNOWN, Example
 from e2rank_pyserini.training.labelling import (
     Listed,
     distinct,
@@ -59,20 +59,19 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
 
     Raises E2RankError for whatever is missing or does not fit.
     """
-    qrels = _qrels(arguments, named)
+    qrels, relevance = judgments(arguments, named) if _judged(arguments) else (None, 1)
     dense = _dense(arguments, named) if arguments.index else None
     dropped: Dropped = Counter()
-    drawn = _drawn(arguments, named, topics, qrels, dense, dropped)
+    drawn = _drawn(arguments, named, topics, qrels, relevance, dense, dropped)
     template = document_template(dense[0] if dense else None, named)
     if dense is not None:
         encoder = dense[1]
         print(f"{encoder.spec.name}: {cut(encoder.tally.since(Tally()))}", file=sys.stderr)
-    relevance = arguments.relevance or (named.spec.relevance if named else 1)
     source = corpus_source(arguments, named)
     lists = _lists(arguments, source, template, topics, drawn, qrels or {}, relevance, dropped)
     if not lists:
         return [], dropped
-    name = arguments.source or (named.spec.name if named else "unknown")
+    name = arguments.source or (named.spec.name if named else UNKNOWN)
     examples = []
     for one, labels in zip(lists, relevances(arguments, named, lists), strict=True):
         found = labels if isinstance(labels, str) else example(one, labels, name) or TIED
@@ -83,11 +82,9 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
     return examples, dropped
 
 
-def _qrels(arguments: Namespace, named: Dataset | None) -> Qrels | None:
-    """The judgments, where something needs them."""
-    if arguments.labels != "qrels" and arguments.with_qrels is None:
-        return None
-    return judgments(arguments, named)[0]
+def _judged(arguments: Namespace) -> bool:
+    """Whether something needs the judgments."""
+    return bool(arguments.labels == "qrels" or arguments.with_qrels is not None)
 
 
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
@@ -140,12 +137,12 @@ def _drawn(
     named: Dataset | None,
     topics: Topics,
     qrels: Qrels | None,
+    relevance: int,
     dense: "tuple[DenseIndex, E2RankEncoder] | None",
     dropped: Dropped,
 ) -> list[Drawn]:
     """What is to be written, by docids: run after run, topic after topic."""
     how = Draw(arguments.documents, arguments.depth, arguments.lists, arguments.seed, arguments.keep_top)
-    relevance = arguments.relevance or (named.spec.relevance if named else 1)
     drawn = []
     for number, run in enumerate(_first_stages(arguments, named, topics, dense)):
         if arguments.pairs and qrels is not None:

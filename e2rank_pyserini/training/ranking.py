@@ -41,18 +41,13 @@ def relevances(arguments: Namespace, named: Dataset | None, lists: Sequence[List
 def _by_llm(arguments: Namespace, lists: Sequence[Listed]) -> Iterable[Sequence[float] | str]:
     from tqdm import tqdm
 
-    endpoint = Endpoint(arguments.endpoint, arguments.llm, *_calls(arguments))
+    said = {name: getattr(arguments, name) for name in ("parallel", "timeout", "retries")}
+    given = {name: value for name, value in said.items() if value is not None}
+    endpoint = Endpoint(arguments.endpoint, arguments.llm, **given)
     asked = [(one.query, one.texts) for one in lists]
     coming = answered(asked, endpoint, place_of(Path(arguments.output)))
     found = tqdm(coming, total=len(asked), unit=" lists", desc="llm", disable=None, file=sys.stderr)
     return [order if isinstance(order, str) else positions(order) for order in found]
-
-
-def _calls(arguments: Namespace) -> tuple[int, float, int]:
-    """Calls in flight, the seconds and the retries of one."""
-    given = ((arguments.parallel, 4), (arguments.timeout, 120.0), (arguments.retries, 5))
-    parallel, timeout, retries = (default if value is None else value for value, default in given)
-    return int(parallel), float(timeout), int(retries)
 
 
 def _scorer(name: str, arguments: Namespace, named: Dataset | None) -> Scorer:

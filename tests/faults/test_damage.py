@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ CUTS = 200 if SOAK else 6
 COUNTED: dict[str, int] = {}
 
 Capture = pytest.CaptureFixture[str]
-Places = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
