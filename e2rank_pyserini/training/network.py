@@ -210,10 +210,11 @@ def _compile(encoder: E2RankEncoder) -> None:
     from torch.nn import ModuleList
 
     torch._dynamo.config.recompile_limit = 64  # a form for each kind of layer and batch: all are worth it
-    variable, compiler, what = ("CXX", "g++", "C++") if encoder.device.type == "cpu" else ("CC", "gcc", "C")
-    compiler = os.environ.get(variable, compiler)
-    if shutil.which(compiler) is None:
-        print(f"no {what} compiler ({compiler}): trains without torch.compile, more slowly", file=sys.stderr)
+    on_cpu = encoder.device.type == "cpu"
+    variable, names, what = ("CXX", ["g++"], "C++") if on_cpu else ("CC", ["gcc", "clang"], "C")
+    names = [os.environ[variable]] if variable in os.environ else names
+    if not any(map(shutil.which, names)):
+        print(f"no {what} compiler ({' or '.join(names)}): trains without torch.compile, more slowly", file=sys.stderr)
         return
     for module in encoder.network.modules():
         if isinstance(module, ModuleList):
