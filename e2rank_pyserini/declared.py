@@ -1,6 +1,7 @@
 """A model's own files, in a directory or on the hub, and what they say of how its vectors are made."""
 
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,9 @@ def adapter_folder(name: str, folder: str) -> Path:
         return Path(name) / folder
     from huggingface_hub import snapshot_download
 
-    wanted = ["adapter_*", "delta.safetensors", "training.json"]
-    inside = folder.strip("./")
+    wanted = [posixpath.normpath(f"{folder}/{file}") for file in ("adapter_*", "delta.safetensors", "training.json")]
     try:
-        root = snapshot_download(name, allow_patterns=[f"{inside}/{file}" if inside else file for file in wanted])
+        root = snapshot_download(name, allow_patterns=wanted)
     except Exception as error:  # of the hub's client, of HTTP, of files
         raise E2RankError(f"model {name}: the hub did not give its adapter: {first_line(error)}") from error
     return Path(root) / folder
@@ -68,7 +68,7 @@ def check_declared(name: str, pooling: str, query: str) -> None:
         if kind not in _KNOWN:
             raise _otherwise(name, "modules.json", f"its vectors go through {kind} too")
         if kind == "Pooling":
-            _check_pooling(name, f"{module.get('path', '1_Pooling')}/config.json", pooling)
+            _check_pooling(name, posixpath.join(str(module.get("path") or "1_Pooling"), "config.json"), pooling)
     _check_prompts(name, query)
 
 
