@@ -7,11 +7,11 @@ import dataclasses
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.benchmarks import Benchmark
-from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.fingerprint import sha256
 from e2rank_pyserini.index import SIDECAR, read_sidecar
@@ -23,12 +23,26 @@ _VECTORS = ("pooling", "eos", "layers")  # what stored vectors depend on, beside
 _RUNS = (*_VECTORS, "query", "prompt", "chat", "window")  # what a run does
 
 
+class Maker(NamedTuple):
+    """A model by the name it was asked for, and the identity of its weights, which takes a while to read."""
+
+    name: str
+    spec: ModelSpec
+    identity: str
+
+    @classmethod
+    def of(cls, name: str) -> "Maker":
+        """The model of this name."""
+        spec = model(name)
+        return cls(name, spec, identity_of(spec))
+
+
 def is_stale(output: Path, *inputs: Path) -> bool:
     """make's rule: missing, or older than something it is made from."""
     return not output.exists() or any(output.stat().st_mtime < path.stat().st_mtime for path in inputs)
 
 
-def index_is_fresh(index: Path, corpus: str, spec: ModelSpec) -> bool:
+def index_is_fresh(index: Path, corpus: str, maker: Maker) -> bool:
     """Whether the index is of this corpus and made as this model makes it: a model may be trained anew."""
     if is_stale(index / SIDECAR, Path(corpus)):
         return False
@@ -36,9 +50,9 @@ def index_is_fresh(index: Path, corpus: str, spec: ModelSpec) -> bool:
     built = sidecar.get("model") or {}
     lengths = built.get("lengths") or {}
     return (
-        built.get("identity") == identity_of(spec)
-        and _agree(built, spec, _VECTORS)
-        and lengths.get("document", spec.lengths.document) == spec.lengths.document
+        built.get("identity") == maker.identity
+        and _agree(built, maker.spec, _VECTORS)
+        and lengths.get("document", maker.spec.lengths.document) == maker.spec.lengths.document
         and (_is_prebuilt(sidecar) or sidecar.get("corpus_fingerprint") in (None, corpora.fingerprint(corpus)))
     )
 
@@ -49,11 +63,11 @@ def run_is_fresh(
     *made_from: Path,
     first: Path | None = None,
     corpus: str | None = None,
-    spec: ModelSpec | None = None,
+    maker: Maker | None = None,
 ) -> bool:
     """Whether the run is newer than the files it is made from, and its record names these inputs and this model.
 
-    `first`: the run that was reranked; `corpus`: what BM25 searched; `spec`: the model, where one made it.
+    `first`: the run that was reranked; `corpus`: what BM25 searched; `maker`: the model, where one made it.
     """
     if is_stale(run, *made_from):
         return False
@@ -66,11 +80,15 @@ def run_is_fresh(
     then = {kind: told for kind, told in record["inputs"].items() if kind in now or kind == "excluded"}
     if _bare(now) != _bare(then):
         return False
-    if spec is None:
+    if maker is None:
         return True
-    model = record["model"] or {}
-    lengths = {**dataclasses.asdict(spec.lengths), "query": query_length(spec, data)}
-    return model.get("identity") == identity_of(spec) and _agree(model, spec, _RUNS) and model.get("lengths") == lengths
+    used = record["model"] or {}
+    lengths = {**dataclasses.asdict(maker.spec.lengths), "query": query_length(maker.spec, data)}
+    return (
+        used.get("identity") == maker.identity
+        and _agree(used, maker.spec, _RUNS)
+        and used.get("lengths", lengths) == lengths
+    )
 
 
 def _agree(built: Mapping[str, Any], spec: ModelSpec, names: tuple[str, ...]) -> bool:

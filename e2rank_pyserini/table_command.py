@@ -12,7 +12,7 @@ from e2rank_pyserini.choices import DEPTH
 
 if TYPE_CHECKING:
     from e2rank_pyserini.benchmarks import Benchmark
-    from e2rank_pyserini.catalog import ModelSpec
+    from e2rank_pyserini.freshness import Maker
 
 Command = Callable[[Sequence[str]], None]  # runs one `e2rank` command by its words
 OURS = ("first", "query", "prompt")
@@ -62,35 +62,34 @@ def table(arguments: Namespace, command: Command) -> None:
 
 def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Command) -> list[Row]:
     """The rows of one data set; makes the runs that are missing or older than what they are made from."""
-    from e2rank_pyserini import catalog
     from e2rank_pyserini.evaluation import evaluate
     from e2rank_pyserini.exclusions import admitted
-    from e2rank_pyserini.freshness import index_is_fresh, run_is_fresh
+    from e2rank_pyserini.freshness import Maker, index_is_fresh, run_is_fresh
     from e2rank_pyserini.judged import tell_lacking
     from e2rank_pyserini.published import beside
     from e2rank_pyserini.trec import read_run
 
     encoder = ["--encoder", arguments.encoder, *(["--device", arguments.device] if arguments.device else [])]
-    spec = catalog.model(arguments.encoder)
+    maker = Maker.of(arguments.encoder)
     stages = dict(one.runs) or {"bm25": _bm25(one, command)}
     whole = one.index(arguments.encoder)
     if arguments.dense:
-        _encode(one, one.corpus, whole, spec, encoder, command)
-        stages["dense"] = _dense(one, whole, arguments.encoder, encoder, command)
+        _encode(one, one.corpus, whole, maker, encoder, command)
+        stages["dense"] = _dense(one, whole, maker, encoder, command)
     corpus, index = one.corpus, whole
-    if not index_is_fresh(whole, one.corpus, spec):  # only what is rescored needs a vector
+    if not index_is_fresh(whole, one.corpus, maker):  # only what is rescored needs a vector
         corpus, index = _candidates(one, stages), one.candidates(arguments.encoder)
-        _encode(one, corpus, index, spec, encoder, command)
+        _encode(one, corpus, index, maker, encoder, command)
     rows, qrels, excluded = [], one.qrels(), one.excluded()
     for stage, first in stages.items():
         runs = {"first": first, "prompt": one.reranked(first, arguments.encoder, "e2rank")}
         by: dict[str, list[str]] = {"prompt": []}
         if stage != "dense":  # whose order is the query vector's already
             runs["query"] = one.reranked(first, arguments.encoder, "query")
-            by["query"] = ["--by", "query", *_task(one, arguments.encoder)]
+            by["query"] = ["--by", "query", *_task(one, maker)]
         for column, more in by.items():
             made_from = (first, index / "e2rank.json", *one.topics_files())
-            if not run_is_fresh(runs[column], one, *made_from, first=first, spec=spec):
+            if not run_is_fresh(runs[column], one, *made_from, first=first, maker=maker):
                 where = ["--run", str(first), "--index", str(index), "--corpus", corpus, "--output", str(runs[column])]
                 command(["rerank", *one.words, *encoder, *where, *more])
         found = {key: admitted(read_run(path), excluded)[0] for key, path in runs.items()}
@@ -113,30 +112,25 @@ def _bm25(one: "Benchmark", command: Command) -> Path:
     return output
 
 
-def _dense(one: "Benchmark", index: Path, model: str, encoder: list[str], command: Command) -> Path:
-    from e2rank_pyserini import catalog
+def _dense(one: "Benchmark", index: Path, maker: "Maker", encoder: list[str], command: Command) -> Path:
     from e2rank_pyserini.freshness import run_is_fresh
 
-    output = one.dense(model)
-    if not run_is_fresh(output, one, index / "e2rank.json", *one.topics_files(), spec=catalog.model(model)):
-        where = ["--index", str(index), "--corpus", one.corpus, *_task(one, model)]
+    output = one.dense(maker.name)
+    if not run_is_fresh(output, one, index / "e2rank.json", *one.topics_files(), maker=maker):
+        where = ["--index", str(index), "--corpus", one.corpus, *_task(one, maker)]
         command(["search", *one.words, *encoder, *where, "--output", str(output)])
     return output
 
 
-def _task(one: "Benchmark", model: str) -> list[str]:
+def _task(one: "Benchmark", maker: "Maker") -> list[str]:
     """The words that name the set's retrieval task, where the model's queries say one."""
-    from e2rank_pyserini import catalog
-
-    return ["--task", one.spec.retrieval_task] if "{task}" in catalog.model(model).query else []
+    return ["--task", one.spec.retrieval_task] if "{task}" in maker.spec.query else []
 
 
-def _encode(
-    one: "Benchmark", corpus: str, index: Path, spec: "ModelSpec", encoder: list[str], command: Command
-) -> None:
+def _encode(one: "Benchmark", corpus: str, index: Path, maker: "Maker", encoder: list[str], command: Command) -> None:
     from e2rank_pyserini.freshness import index_is_fresh
 
-    if not index_is_fresh(index, corpus, spec):
+    if not index_is_fresh(index, corpus, maker):
         command(["index", *one.words, *encoder, "--corpus", corpus, "--output", str(index), "--overwrite"])
 
 
