@@ -874,7 +874,7 @@ def test_refused_in_one_line(
         ("", "one of the arguments --run --mine is required"),
         ("--run x --mine bm25", "argument --mine: not allowed with argument --run"),
         ("--run x --documents 1", "argument --documents: expected a whole number of at least 2, got 1"),
-        ("--run x --documents many", "argument --documents: invalid whole_number value: 'many'"),
+        ("--run x --documents many", "argument --documents: expected a whole number of at least 2, got many"),
         ("--run x --margin 0", "argument --margin: expected a number above 0, got 0"),
         ("--run x --margin nan", "argument --margin: expected a number above 0, got nan"),
         ("--run x --with-qrels inf", "argument --with-qrels: expected a number, got inf"),

@@ -202,7 +202,7 @@ def test_a_device_is_refused(tmp_path: Path):
         write_run(tmp_path / "pipe", {"q": [Hit("a", 1.0)]}, "t")
 
 
-@pytest.mark.parametrize("head", ["query-id\tquery", "id\ttext", "query_id\tquery", "Topic\tquery"])
+@pytest.mark.parametrize("head", ["query-id\tquery", "id\ttext", "query_id\tquery", "Topic\tquery", "topic_id\ttitle"])
 def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
     (tmp_path / "t").write_text(f"{head}\n7\twing\n")
     assert read_topics(tmp_path / "t") == {"7": "wing"}
