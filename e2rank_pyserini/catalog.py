@@ -135,8 +135,10 @@ def model(name: str, like: str | None = None) -> ModelSpec:
         if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
             fields["adapter"] = str(adapter_folder(name, str(fields["adapter"])))
         return record(ModelSpec, fields, str(own))
-    found = record(ModelSpec, {**records[like or _family(name)], "name": name, "source": name}, f"model {name}")
-    check_declared(name, found.pooling, found.query)
+    config = _config(name)
+    key = like or _by_type(config.get("model_type"), name)
+    found = record(ModelSpec, {**records[key], "name": name, "source": name}, f"model {name}")
+    check_declared(name, config, found.pooling, found.query)
     return found
 
 
@@ -152,14 +154,14 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _family(name: str) -> str:
+def _config(name: str) -> dict[str, Any]:
     config = json_of(name, "config.json")
     if config is None:
         there = "its directory" if Path(name).is_dir() else "no directory of this name, and the hub's cache"
         raise E2RankError(f"model {name}: {there} has no config.json")
     if not isinstance(config, dict):
         raise E2RankError(f"model {name}: its config.json is not readable: expected an object, got {shown(config)}")
-    return _by_type(config.get("model_type"), name)
+    return config
 
 
 def _by_type(model_type: object, name: str) -> str:

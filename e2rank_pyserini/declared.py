@@ -3,6 +3,7 @@
 import json
 import posixpath
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,13 @@ def adapter_folder(name: str, folder: str) -> Path:
     return Path(root) / folder
 
 
-def check_declared(name: str, pooling: str, query: str) -> None:
+def check_declared(name: str, config: Mapping[str, Any], pooling: str, query: str) -> None:
     """Refuse a model whose own files say that its vectors are made otherwise than by `pooling` and template `query`.
 
-    Read are config.json (code of the model's own, which is not run) and the files of sentence-transformers: its
-    modules, how they pool, and the prompts. A model without them says nothing.
+    They are config.json (code of the model's own, which is not run) and those of sentence-transformers: its modules,
+    how they pool, and the prompts. A model without them says nothing.
     """
-    config = json_of(name, "config.json")
-    own_code = config.get("auto_map") if isinstance(config, dict) else None
+    own_code = config.get("auto_map")
     if isinstance(own_code, dict) and "AutoModel" in own_code:
         raise _otherwise(name, "config.json", f"its network is code of its own ({shown(own_code['AutoModel'])})")
     modules = json_of(name, "modules.json")

@@ -53,7 +53,7 @@ def index_is_fresh(index: Path, corpus: str, maker: Maker) -> bool:
         built.get("identity") == maker.identity
         and _agree(built, maker.spec, _VECTORS)
         and lengths.get("document", maker.spec.lengths.document) == maker.spec.lengths.document
-        and (_is_prebuilt(sidecar) or sidecar.get("corpus_fingerprint") in (None, corpora.fingerprint(corpus)))
+        and _is_of(sidecar.get("corpus_fingerprint"), corpus)
     )
 
 
@@ -76,9 +76,10 @@ def run_is_fresh(
         return False
     data = dataset(one.folder, one.split)
     arguments = Namespace(topics=None, dataset=one.folder, excluded=None, run=str(first) if first else None)
-    now = fingerprints(arguments, data.topics(), one.excluded(), source=corpus)
-    then = {kind: told for kind, told in record["inputs"].items() if kind in now or kind == "excluded"}
-    if _bare(now) != _bare(then):
+    now, then = fingerprints(arguments, data.topics(), one.excluded()), record["inputs"]
+    if any(_bare(now.get(kind)) != _bare(then.get(kind)) for kind in ("topics", "excluded", "run")):
+        return False
+    if corpus is not None and not _is_of(then.get("corpus", {}).get("fingerprint"), corpus):
         return False
     if maker is None:
         return True
@@ -97,11 +98,11 @@ def _agree(built: Mapping[str, Any], spec: ModelSpec, names: tuple[str, ...]) ->
     return all(built.get(name, wanted[name]) == wanted[name] for name in names)
 
 
-def _is_prebuilt(sidecar: Mapping[str, Any]) -> bool:
-    """Whether it was made from one of Pyserini's indexes by its name, which no path is compared with."""
-    return str(sidecar.get("corpus")).startswith(corpora.LUCENE)
+def _is_of(told: str | None, corpus: str) -> bool:
+    """Whether a corpus that was recorded may be this one: one of Pyserini's indexes by its name may lie anywhere."""
+    return told is None or told.startswith(corpora.LUCENE) or told == corpora.fingerprint(corpus)
 
 
-def _bare(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Without the paths, which may be written in several ways."""
-    return {kind: {key: value for key, value in told.items() if key != "path"} for kind, told in inputs.items()}
+def _bare(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What tells an input, without its path, which may be written in several ways."""
+    return {key: value for key, value in (told or {}).items() if key != "path"}

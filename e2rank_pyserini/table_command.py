@@ -131,6 +131,9 @@ def _encode(one: "Benchmark", corpus: str, index: Path, maker: "Maker", encoder:
     from e2rank_pyserini.freshness import index_is_fresh
 
     if not index_is_fresh(index, corpus, maker):
+        if index.exists():
+            told = "is not of this corpus by this model as they are now, and is made again"
+            print(f"e2rank table: {index} {told}", file=sys.stderr)
         command(["index", *one.words, *encoder, "--corpus", corpus, "--output", str(index), "--overwrite"])
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from e2rank_pyserini import catalog
@@ -107,9 +108,9 @@ def test_what_sentence_transformers_writes_is_read(tiny_model: Path, tmp_path: P
     made = st.SentenceTransformer(modules=[network, Pooling(64, pooling_mode=mode)], prompts={"query": QWEN3})
     made.save_pretrained(str(tmp_path / "st"))
     (tmp_path / "st" / "e2rank.yaml").unlink(missing_ok=True)
-    check_declared(str(tmp_path / "st"), {"mean": "mean", "lasttoken": "last"}[mode], QUERY)
+    check_declared(str(tmp_path / "st"), {}, {"mean": "mean", "lasttoken": "last"}[mode], QUERY)
     with pytest.raises(E2RankError, match="it pools by"):
-        check_declared(str(tmp_path / "st"), "cls", QUERY)
+        check_declared(str(tmp_path / "st"), {}, "cls", QUERY)
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path):
@@ -132,6 +133,20 @@ def offline(home: Path, code: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_HUB_CACHE", None)
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_hub_name_is_read_from_the_hubs_cache(tiny_model: Path, tmp_path: Path):
+    """The real loading code, offline: a cache laid out as the hub's client lays it, e2rank.yaml and all."""
+    in_cache(tmp_path, "someone/tiny", tiny_model)
+    code = (
+        "import sys; from e2rank_pyserini import E2RankEncoder\n"
+        "encoder = E2RankEncoder.load('someone/tiny', device='cpu')\n"
+        "print(encoder.identity, *encoder.encode_documents(['wing flow'])[0].tolist())"
+    )
+    identity, *vector = offline(tmp_path, code).stdout.split()
+    assert identity == COMMIT
+    expected = E2RankEncoder.load(str(tiny_model), device="cpu").encode_documents(["wing flow"])[0]
+    np.testing.assert_allclose([float(x) for x in vector], expected, atol=1e-6)
 
 
 def test_an_adapter_of_a_hub_repository_is_fetched(tiny_model: Path, tmp_path: Path):
@@ -216,7 +231,6 @@ def write_gguf(path: Path, network: Any, tokenizer: Any) -> None:
 
 def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_model: Path, tmp_path: Path):
     pytest.importorskip("gguf")
-    import numpy as np
     import torch
     from tokenizers import normalizers
     from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
@@ -224,17 +238,7 @@ def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_mod
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=128,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-    )
+    config = Qwen3Config.from_pretrained(tiny_model, head_dim=128)  # the size that Transformers takes of such files
     network = Qwen3Model(config).eval()
     record = (tiny_model / "e2rank.yaml").read_text().replace("chat: tokenizer", "chat: none")
     for name, source in (("folder", "folder"), ("gguf", "tiny.gguf")):

@@ -113,17 +113,23 @@ def test_interpolation_with_all_the_weight_on_one_score_is_its_order(made: Made,
     assert docids(found) == docids(by_query)
 
 
-def test_an_adaptive_window_is_scaled_by_depth(made: Made, toy_run: Path, tmp_path: Path):
+@pytest.fixture
+def steep(toy_run: Path, tmp_path: Path) -> Path:
+    """The toy run with scores of which the first three of 30 stand out."""
     scores = [9.0, 8.5, 5.0, *(-float(n) / 100 for n in range(27))]
     steep = {
         qid: [Hit(hit.docid, score) for hit, score in zip(hits, scores, strict=True)]
         for qid, hits in read_run(toy_run).items()
     }
     write_run(tmp_path / "steep", steep, "x")
+    return tmp_path / "steep"
+
+
+def test_an_adaptive_window_is_scaled_by_depth(made: Made, steep: Path):
     for depth, window in (("3", "2"), ("30", "3")):  # 1, 0.875, 0 of three; 1, 0.95, 0.57, 0.03 of thirty
         words = ["rerank", "--depth", depth, "--cut"]
-        adaptive = made(*words, "--adaptive", "0.5", "--window", "3", run=tmp_path / "steep", name="a")
-        assert_same(adaptive, made(*words, "--window", window, run=tmp_path / "steep", name="b"))
+        adaptive = made(*words, "--adaptive", "0.5", "--window", "3", run=steep, name="a")
+        assert_same(adaptive, made(*words, "--window", window, run=steep, name="b"))
 
 
 def test_the_task_of_a_plain_query_is_the_retrieval_task(made: Made, beir: Path, tiny_index: Path, tmp_path: Path):
@@ -251,17 +257,11 @@ def test_the_prompts_task_is_not_the_plain_querys(made: Made):
     assert docids(found) == docids(made("rerank", "--by", "query", "--depth", "12", "--cut", name="query"))
 
 
-def test_an_adaptive_window_is_scaled_in_feedback_too(made: Made, toy_run: Path, tmp_path: Path):
-    scores = [9.0, 8.5, 5.0, *(-float(n) / 100 for n in range(27))]
-    steep = {
-        qid: [Hit(hit.docid, score) for hit, score in zip(hits, scores, strict=True)]
-        for qid, hits in read_run(toy_run).items()
-    }
-    write_run(tmp_path / "steep", steep, "x")
+def test_an_adaptive_window_is_scaled_in_feedback_too(made: Made, steep: Path):
     for depth, window in (("3", "2"), ("30", "3")):
         options = ["--adaptive", "0.5", "--depth", depth, "--window", "3"]
-        adaptive = made("feedback", *options, run=tmp_path / "steep", name="a")
-        assert_same(adaptive, made("feedback", "--window", window, run=tmp_path / "steep", name="b"))
+        adaptive = made("feedback", *options, run=steep, name="a")
+        assert_same(adaptive, made("feedback", "--window", window, run=steep, name="b"))
 
 
 def test_in_every_pass_first_is_the_first_stage(made: Made, toy_run: Path, tmp_path: Path):

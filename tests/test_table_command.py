@@ -11,6 +11,7 @@ import pytest
 
 from e2rank_pyserini.benchmarks import Benchmark
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.freshness import Maker, index_is_fresh
 from e2rank_pyserini.published import AVERAGE, BEIR
 from e2rank_pyserini.table_command import Row, _averages, _lines, table
 from e2rank_pyserini.trec import read_qrels, read_run
@@ -360,7 +361,13 @@ def test_other_topics_and_another_corpus_are_seen_whatever_their_dates(tiny_mode
     ],
 )
 def test_a_model_that_is_used_otherwise_is_measured_anew(
-    tiny_model: Path, data: Path, tmp_path: Path, old: str, new: str, made: list[str]
+    tiny_model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    made: list[str],
 ):
     """Its weights are the same, and so are all dates but that of its record."""
     mine = tmp_path / "mine"
@@ -372,11 +379,30 @@ def test_a_model_that_is_used_otherwise_is_measured_anew(
     assert old in record
     (mine / "e2rank.yaml").write_text(record.replace(old, new))
     os.utime(mine / "e2rank.yaml", (1e9, 1e9))
+    capsys.readouterr()
     table(asked(mine, data), commands)
     assert [words[0] for words in commands.words] == made
+    assert ("and is made again" in capsys.readouterr().err) == ("index" in made)
     commands.words.clear()
     table(asked(mine, data), commands)
     assert commands.words == []
+
+
+def test_a_corpus_by_its_prebuilt_name_is_not_compared_with_a_path(tiny_model: Path, data: Path, capsys):
+    """make has Pyserini's index by its name, the table by where it lies."""
+    table(asked(tiny_model, data), Commands())
+    assert "made again" not in capsys.readouterr().err
+    [index] = [place.parent for place in Path("indexes").glob("*/e2rank.json")]
+    maker = Maker.of(str(tiny_model))
+    [candidates] = Path("indexes").glob("*.candidates.jsonl")
+    assert index_is_fresh(index, str(candidates), maker)
+    other = str(data / POOL / "corpus.jsonl")
+    os.utime(other, (1e9, 1e9))
+    assert not index_is_fresh(index, other, maker)
+    sidecar = json.loads((index / "e2rank.json").read_text())
+    kept = {key: value for key, value in sidecar.items() if key not in ("files", "sha256")}
+    (index / "e2rank.json").write_text(json.dumps(kept | {"corpus_fingerprint": "lucene:msmarco-v1-passage"}))
+    assert index_is_fresh(index, other, maker)
 
 
 def test_the_average_is_printed(

@@ -59,7 +59,8 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
 
     Raises E2RankError for whatever is missing or does not fit.
     """
-    qrels, relevance = judgments(arguments, named) if _judged(arguments) else (None, 1)
+    needed = arguments.labels == "qrels" or arguments.with_qrels is not None
+    qrels, relevance = judgments(arguments, named) if needed else (None, 1)
     dense = _dense(arguments, named) if arguments.index else None
     dropped: Dropped = Counter()
     drawn = _drawn(arguments, named, topics, qrels, relevance, dense, dropped)
@@ -80,11 +81,6 @@ def make(arguments: Namespace, named: Dataset | None, topics: Topics) -> tuple[l
         else:
             examples.append(found)
     return examples, dropped
-
-
-def _judged(arguments: Namespace) -> bool:
-    """Whether something needs the judgments."""
-    return bool(arguments.labels == "qrels" or arguments.with_qrels is not None)
 
 
 def _dense(arguments: Namespace, named: Dataset | None) -> "tuple[DenseIndex, E2RankEncoder]":
