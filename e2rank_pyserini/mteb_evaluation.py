@@ -12,6 +12,7 @@ from typing import Any
 
 from e2rank_pyserini import __version__, fingerprint
 from e2rank_pyserini.catalog import near_miss
+from e2rank_pyserini.mteb_instructions import instruction
 from e2rank_pyserini.mteb_model import MtebModel
 from e2rank_pyserini.trec import atomic, check_writable
 from e2rank_pyserini.types import E2RankError
@@ -53,6 +54,13 @@ def tasks_named(names: Sequence[str]) -> list[Any]:
 def _extent(task: Any) -> dict[str, list[str]]:
     """The parts of its data that a task evaluates: a benchmark may take some of its languages alone."""
     return {"subsets": sorted(task.hf_subsets), "splits": sorted(task.eval_splits)}
+
+
+def _instructions(model: MtebModel, task: Any) -> dict[str, str] | None:
+    """What its texts are asked under, by subset; None where the model reads no instruction."""
+    if "{task}" not in model.encoder.spec.query:
+        return None
+    return {subset: instruction(task.metadata, subset)[0] for subset in sorted(task.hf_subsets)}
 
 
 def _clone(task: Any) -> Path | None:
@@ -175,10 +183,10 @@ def _is_complete(model: MtebModel, task: Any, output: Path) -> bool:
     path = _noted(model, output, task.metadata.name)
     if not path.exists() or not result_path(model, output, task.metadata.name).exists():
         return False
-    asked = {**model.settings, **_extent(task), "data": _data(task)}
+    asked = {**model.settings, **_extent(task), "data": _data(task), "instructions": _instructions(model, task)}
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
-        settings = {**note["settings"], **note["extent"], "data": note.get("data")}
+        settings = {**note["settings"], **note["extent"], **{key: note.get(key) for key in ("data", "instructions")}}
         other = [key for key, value in asked.items() if settings[key] != value]
         if None in (asked["data"], settings["data"]):  # there is nothing to tell them by
             other = [key for key in other if key != "data"]
@@ -201,6 +209,7 @@ def _write_note(model: MtebModel, task: Any, output: Path, data: str | None) -> 
         "type": task.metadata.type,
         "settings": model.settings,
         "extent": _extent(task),
+        "instructions": _instructions(model, task),
         "data": data,
         "encoded": model.encoded[name],
         "versions": {"e2rank_pyserini": __version__},

@@ -463,6 +463,18 @@ def test_a_part_of_a_task_is_not_taken_for_the_whole(load: Callable[..., Any], t
     assert run(model, TwoSTS().filter_languages(["eng"]), tmp_path / "a").get_score() == pytest.approx(part, abs=1e-6)
 
 
+def test_a_result_under_another_instruction_is_not_taken(load: Callable[..., Any], tmp_path: Path):
+    """Instructions come from mteb and from us, and either may say another one in its next release."""
+    model = MtebModel(load())
+    run(model, OtherSTS(), tmp_path)
+    [note] = tmp_path.rglob("encoded/OtherSTS.json")
+    note.write_text(note.read_text().replace(SIMILAR, ASK))
+    with pytest.raises(
+        E2RankError, match=r"OtherSTS.json: was made with instructions .*say the same.*; choose another"
+    ):
+        run(model, OtherSTS(), tmp_path)
+
+
 def test_benchmarks_that_want_other_parts_of_a_task_are_refused():
     with pytest.raises(E2RankError, match=r"task \w+: MTEB\(eng, v2\) evaluates other parts of it than"):
         tasks_named(["MTEB(deu, v1)", "MTEB(eng, v2)"])
