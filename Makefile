@@ -99,7 +99,7 @@ test: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 soak: $(READY) ## the tests of faults at length: kills, full disks, damage, fuzzing, a server under load (half an hour)
 	E2RANK_SOAK=1 $(VENV)/bin/python -m pytest tests/faults -s
