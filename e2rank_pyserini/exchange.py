@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, m
 
 from e2rank_pyserini.answering import Answer, Candidate, Listwise, Rerank, Search
 from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.choices import WITHOUT_TASK
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 
@@ -57,7 +58,7 @@ class _Request(BaseModel):
 
 
 class SearchRequest(_Request):
-    """`task` is the retrieval task, `rerank_task` that of the listwise prompt."""
+    """`task` is the retrieval task, `rerank_task` that of the prompt; one that is not read is named in a warning."""
 
     query: Text
     hits: Count | None = None
@@ -78,6 +79,7 @@ class FoundDocument(BaseModel):
 
 class SearchAnswer(BaseModel):
     hits: list[FoundDocument]
+    warnings: list[str] | None = None
 
 
 class GivenDocument(_Request):
@@ -170,8 +172,11 @@ def rerank_question(asked: RerankRequest, service: Service) -> Rerank:
     return Rerank(query, tuple(candidates), listwise, asked.return_documents)
 
 
-def search_answer(answer: Answer) -> SearchAnswer:
-    return SearchAnswer(hits=[_found(hit.docid, hit.score, answer.documents) for hit in answer.hits])
+def search_answer(asked: SearchRequest, answer: Answer, service: Service) -> SearchAnswer:
+    found = [_found(hit.docid, hit.score, answer.documents) for hit in answer.hits]
+    plain = asked.task is not None and "{task}" not in service.spec.query
+    listwise = asked.rerank_task is not None and service.spec.prompt in WITHOUT_TASK
+    return SearchAnswer(hits=found, warnings=_not_read([*["task"] * plain, *["rerank_task"] * listwise]) or None)
 
 
 def rerank_answer(asked: RerankRequest, answer: Answer, service: Service, version: str) -> RerankAnswer:
@@ -180,8 +185,8 @@ def rerank_answer(asked: RerankRequest, answer: Answer, service: Service, versio
     for hit in answer.hits[: asked.top_n]:
         shown = _shown(asked.documents[int(hit.docid)], answer.documents) if asked.return_documents else None
         results.append(RerankedDocument(index=int(hit.docid), relevance_score=hit.score, document=shown))
-    unread = [name for name in _UNREAD if getattr(asked, name) is not None]
-    warnings = [f"not read: {', '.join(unread)}"] if unread else []
+    never = (*_UNREAD, "task") if service.spec.prompt in WITHOUT_TASK else _UNREAD
+    warnings = _not_read([name for name in never if getattr(asked, name) is not None])
     ours = Path(service.spec.name).name  # of a directory its path is nobody's business
     if asked.model not in (None, ours, service.spec.name):
         warnings.append(f"answered by the model of this server, {ours}")
@@ -189,6 +194,10 @@ def rerank_answer(asked: RerankRequest, answer: Answer, service: Service, versio
     return RerankAnswer(
         id=str(uuid.uuid4()), results=results, meta={**meta, "warnings": warnings} if warnings else meta
     )
+
+
+def _not_read(names: list[str]) -> list[str]:
+    return [f"not read: {', '.join(names)}"] if names else []
 
 
 def _shown(given: GivenDocument, documents: dict[str, Document]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def app(worker: Worker, service: Service, metrics: Metrics) -> FastAPI:
     @made.post("/search", response_model_exclude_none=True)
     async def search(asked: SearchRequest, request: Request) -> SearchAnswer:
         """The nearest documents; with `rerank`, the first `depth` by the listwise prompt of the first `window`."""
-        return search_answer(await answered(request, search_question(asked, service)))
+        return search_answer(asked, await answered(request, search_question(asked, service)), service)
 
     async def rerank(asked: RerankRequest, request: Request) -> RerankAnswer:
         """The documents, in the order of a first stage, by the listwise prompt of the first `window`."""

@@ -1,6 +1,7 @@
 """`e2rank serve` without a socket: its answers against the commands and a plain reference, its refusals in words."""
 
 import asyncio
+import dataclasses
 import json
 import threading
 from argparse import Namespace
@@ -61,7 +62,8 @@ def made(answering: Answering) -> Iterator[Made]:
         metrics.tally = lambda: answering.encoder.tally
         worker.start(lambda: answers)
         limits = {"documents": 100, "query": 1000, "body": 100_000, "timeout": 10.0, "has_texts": True}
-        service = Service(answering.encoder.spec, LISTWISE, None, TEMPLATE, **{**limits, **changes})
+        spec = changes.pop("spec", answering.encoder.spec)
+        service = Service(spec, LISTWISE, None, TEMPLATE, **{**limits, **changes})
         client = TestClient(app(worker, service, metrics))
         client.worker = worker
         return client
@@ -184,6 +186,22 @@ def test_rerank_takes_and_gives_what_cohere_does(
 def test_what_of_coheres_request_is_not_read_is_said(client: TestClient):
     meta = asked(client, "/rerank", query="a", documents=["b"], max_tokens_per_doc=9, priority=1)["meta"]
     assert meta["warnings"] == ["not read: max_tokens_per_doc, priority"]
+
+
+@pytest.mark.parametrize(("prompt", "query"), [("tail", "Query: {query}"), ("paper", "{task}: {query}")])
+def test_a_task_that_the_model_does_not_read_is_said(made: Made, answering: Answering, prompt: str, query: str):
+    """Only what is told of the model changes here: its prompt and its query say a task, or neither does."""
+    spec = dataclasses.replace(answering.encoder.spec, prompt=prompt, query=query)
+    client = made(spec=spec)
+    told = asked(client, "/search", query="a", task="b", rerank=True, rerank_task="c")
+    meta = asked(client, "/rerank", query="a", documents=["b"], task="c", priority=1)["meta"]
+    if prompt == "paper":
+        assert "warnings" not in told
+        assert meta["warnings"] == ["not read: priority"]
+    else:
+        assert told["warnings"] == ["not read: task, rerank_task"]
+        assert meta["warnings"] == ["not read: priority, task"]
+    assert "warnings" not in asked(client, "/search", query="a", rerank=True)
 
 
 def test_rerank_by_docid_is_the_command(client: TestClient, beir: Path, tiny_index: Path, tmp_path: Path):
