@@ -4,9 +4,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
-from e2rank_pyserini.answering import Answer, Question
+from e2rank_pyserini.answering import Answer, Answering, Question
 
 _TOGETHER = 64  # questions answered at once
 
@@ -17,20 +17,6 @@ class Full(Exception):
 
 class Stopped(Exception):
     """Nothing answers any more."""
-
-
-class Answers(Protocol):
-    """What the thread owns."""
-
-    @property
-    def batch_tokens(self) -> int: ...
-
-    def check(self, question: Question) -> None: ...
-
-    def answer(self, questions: Sequence[Question]) -> list[Answer]: ...
-
-
-Opened = TypeVar("Opened", bound=Answers)
 
 
 class Job(NamedTuple):
@@ -55,16 +41,15 @@ class Worker:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()  # guards _jobs and _stopped
         self._stopped = False
-        self._opened: Future[Any] = Future()
+        self._opened: Future[Answering] = Future()
         self._thread: threading.Thread | None = None
 
-    def start(self, opened: Callable[[], Opened]) -> Opened:
+    def start(self, opened: Callable[[], Answering]) -> Answering:
         """Open what answers, in the thread that will own it, and wait for it; raises what that raises."""
         # a thread that hangs in the model must not keep the process alive
         self._thread = threading.Thread(target=self._run, args=(opened,), name="e2rank-model", daemon=True)
         self._thread.start()
-        made: Opened = self._opened.result()
-        return made
+        return self._opened.result()
 
     @property
     def alive(self) -> bool:
@@ -100,7 +85,7 @@ class Worker:
             self._thread.join(timeout)
         return self._thread is None or not self._thread.is_alive()
 
-    def _run(self, opened: Callable[[], Answers]) -> None:
+    def _run(self, opened: Callable[[], Answering]) -> None:
         try:
             answers = opened()
         except BaseException as error:  # noqa: BLE001  whoever waits for the start raises it
@@ -140,7 +125,7 @@ class Worker:
                 job.future.set_exception(Stopped())
 
 
-def _is_sound(job: Job, answers: Answers) -> bool:
+def _is_sound(job: Job, answers: Answering) -> bool:
     """Whether nothing is wrong that can be seen without the model; what is, is the job's answer."""
     try:
         answers.check(job.question)
@@ -150,7 +135,7 @@ def _is_sound(job: Job, answers: Answers) -> bool:
     return True
 
 
-def _answer(batch: Sequence[Job], answers: Answers) -> None:
+def _answer(batch: Sequence[Job], answers: Answering) -> None:
     try:
         found = answers.answer([job.question for job in batch])
     except Exception as error:  # noqa: BLE001  whatever it is, it must not reach the questions that did not cause it

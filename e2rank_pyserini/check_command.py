@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e2rank_pyserini.types import E2RankError
+
 if TYPE_CHECKING:
     from e2rank_pyserini.index import DenseIndex
 
@@ -15,7 +17,6 @@ _SLACK = 1e-3  # how far the length of a vector that was divided by its length i
 def check(arguments: Namespace) -> None:
     """Directories -> a line each on stdout; raises E2RankError when anything is wrong with any of them."""
     from e2rank_pyserini.storage import is_remote, local
-    from e2rank_pyserini.types import E2RankError
 
     if elsewhere := list(filter(is_remote, arguments.directories)):
         raise E2RankError(f"{elsewhere[0]}: is not on this machine; copy it here to check it")

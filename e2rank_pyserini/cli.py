@@ -6,16 +6,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from e2rank_pyserini import __version__
+from e2rank_pyserini import __version__, options
 from e2rank_pyserini.bench.bench_command import add_bench_parser
 from e2rank_pyserini.check_command import add_check_parser
-from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.convert_command import add_convert_parser
 from e2rank_pyserini.export_command import add_export_parser
 from e2rank_pyserini.index_command import add_index_parser
 from e2rank_pyserini.mteb_command import add_mteb_parser
-from e2rank_pyserini.numerals import whole
+from e2rank_pyserini.numerals import positive
 from e2rank_pyserini.report_command import add_report_parser
 from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.rerun_command import add_rerun_parser
@@ -24,18 +23,16 @@ from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
-
-_positive = whole(1)
+from e2rank_pyserini.types import E2RankError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
-    types = import_module("e2rank_pyserini.types")
     try:
         _run(arguments, words)
-    except types.E2RankError as error:
+    except E2RankError as error:
         _say(f"e2rank {arguments.command}: {error}")
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -66,8 +63,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
 def _split(arguments: argparse.Namespace) -> str:
     """The data set's split; records of runs hold its default too."""
     if arguments.split and not arguments.dataset:
-        types = import_module("e2rank_pyserini.types")
-        raise types.E2RankError("--split goes with --dataset")
+        raise E2RankError("--split goes with --dataset")
     return arguments.split or str(import_module("e2rank_pyserini.datasets").SPLIT)
 
 
@@ -77,8 +73,7 @@ def _here(output: str | None) -> str | None:
         return output
     storage = import_module("e2rank_pyserini.storage")
     if storage.is_remote(output):
-        types = import_module("e2rank_pyserini.types")
-        raise types.E2RankError(f"--output {output}: expected a path on this machine, got a URL")
+        raise E2RankError(f"--output {output}: expected a path on this machine, got a URL")
     return str(storage.local(output))
 
 
@@ -93,35 +88,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"e2rank-pyserini {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_index_parser(commands, (_dataset, _corpus, lambda parser: _model(parser, required=True)), _positive)
+    add_index_parser(commands)
     add_check_parser(commands)
     _search(commands.add_parser("search", help="topics -> run: dense retrieval"))
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
-    add_rerank_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
-    add_feedback_parser(commands, (_dataset, _topics, _excluded, _corpus, _model), _positive)
+    add_rerank_parser(commands)
+    add_feedback_parser(commands)
     add_rerun_parser(commands)
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
-    add_compare_parser(commands, (_dataset, _topics, _corpus, _judgments), _positive)
-    add_report_parser(commands, (_dataset, _topics, _judgments), _positive)
+    add_compare_parser(commands)
+    add_report_parser(commands)
     add_table_parser(commands, _command)
-    add_mteb_parser(commands, _model, _positive)
-    add_convert_parser(commands, (_dataset, _topics, _corpus))
-    add_data_parser(commands, (_dataset, _topics, _excluded, _corpus, _model))
-    add_train_parser(commands, _positive)
+    add_mteb_parser(commands)
+    add_convert_parser(commands)
+    add_data_parser(commands)
+    add_train_parser(commands)
     add_export_parser(commands)
-    add_serve_parser(commands, (_dataset, _corpus, _model), _positive)
-    add_bench_parser(commands, _positive, _command)
+    add_serve_parser(commands)
+    add_bench_parser(commands, _command)
     _pyserini(commands.add_parser("pyserini", help="Pyserini's own programs with E2Rank known to them"))
     commands.add_parser("info", help="named models and data sets, and what this machine has")
     return parser
 
 
 def _search(parser: argparse.ArgumentParser) -> None:
-    _dataset(parser)
-    _topics(parser)
-    _excluded(parser)
-    _corpus(parser)
-    _model(parser, prompt=False)
+    options.dataset(parser)
+    options.topics(parser)
+    options.excluded(parser)
+    options.corpus(parser)
+    options.model(parser, prompt=False)
     parser.add_argument(
         "--index",
         required=True,
@@ -137,35 +132,24 @@ def _search(parser: argparse.ArgumentParser) -> None:
 
 
 def _bm25(parser: argparse.ArgumentParser) -> None:
-    _dataset(parser)
-    _topics(parser)
-    _excluded(parser)
-    _corpus(parser)
+    options.dataset(parser)
+    options.topics(parser)
+    options.excluded(parser)
+    options.corpus(parser)
     parser.add_argument(
         "--index",
         metavar="DIR",
         help="the Lucene index, built when missing (not needed where the corpus is a Lucene index)",
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", default=1, help="of Lucene's search (default: 1)")
+    parser.add_argument("--threads", type=positive, metavar="N", default=1, help="of Lucene's search (default: 1)")
     _output(parser)
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
-    _dataset(parser)
+    options.dataset(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
-    _judgments(parser)
+    options.judgments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a run, values in [0, 1]")
-
-
-def _judgments(parser: argparse.ArgumentParser) -> None:
-    _excluded(parser)
-    parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV")
-    parser.add_argument(
-        "--relevance",
-        type=_positive,
-        metavar="GRADE",
-        help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
-    )
 
 
 def _pyserini(parser: argparse.ArgumentParser) -> None:
@@ -177,56 +161,6 @@ def _pyserini(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs=argparse.REMAINDER, help="its own options")
 
 
-def _dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME|DIR",
-        help="named data set or BEIR folder: corpus, topics, qrels and tasks not given otherwise",
-    )
-    parser.add_argument("--split", metavar="NAME", help="the folder's qrels/NAME.tsv (default: test)")
-
-
-def _corpus(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--corpus",
-        metavar="PATH",
-        help="JSONL file or folder (BEIR's or Pyserini's, .gz too), Lucene directory, or lucene:NAME",
-    )
-
-
-def _topics(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--topics", metavar="FILE", help="TSV, JSON, JSONL, TREC or XML topics")
-
-
-def _excluded(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--excluded",
-        metavar="FILE",
-        help="documents that a query must not be given, removed before any cut by rank: `qid docid` a line, or "
-        "BRIGHT's examples as JSONL (default: the data set's own)",
-    )
-
-
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
-    parser.add_argument("--hits", type=_positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
-
-
-def _model(parser: argparse.ArgumentParser, *, required: bool = False, prompt: bool = True) -> None:
-    parser.add_argument(
-        "--encoder",
-        required=required,
-        metavar="NAME|DIR",
-        help="named model, directory or hub name" + ("" if required else " (default: the index's own)"),
-    )
-    parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
-    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: auto, bfloat16 where the hardware has it")
-    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a document")
-    parser.add_argument("--query-length", type=_positive, metavar="N", help="tokens of a query")
-    if prompt:
-        parser.add_argument("--prompt-length", type=_positive, metavar="N", help="tokens of a listwise prompt")
-    else:
-        parser.set_defaults(prompt_length=None)
-    parser.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens encoded at once, padding included")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--hits", type=positive, default=1000, metavar="K", help="hits per topic (default: 1000)")

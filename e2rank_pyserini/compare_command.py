@@ -2,10 +2,12 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from e2rank_pyserini import options
 from e2rank_pyserini.choices import MEASURES, TESTS
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.comparison import Row
@@ -19,7 +21,6 @@ def compare(arguments: Namespace) -> None:
     from e2rank_pyserini.comparison import compare as compared
     from e2rank_pyserini.inputs import topics_of
     from e2rank_pyserini.judged import judged_runs, once
-    from e2rank_pyserini.types import E2RankError
 
     if (arguments.corpus or arguments.topics) and not arguments.gains:
         raise E2RankError(f"--{'corpus' if arguments.corpus else 'topics'} goes with --gains N")
@@ -83,18 +84,16 @@ def _table(rows: "list[Row]", measure: str) -> str:
     return "\n".join(lines)
 
 
-def add_compare_parser(
-    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
-) -> None:
-    """The `compare` command; `common` adds what it shares with the others: data set, topics, judgments."""
+def add_compare_parser(subparsers: Any) -> None:
+    """The `compare` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "compare", help="runs against a baseline: paired tests with Holm's correction, wins and losses"
     )
     parser.set_defaults(function=compare)
     parser.add_argument("baseline", metavar="BASELINE", help="the TREC run that the others are compared with")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
-    for options in common:
-        options(parser)
+    for add in (options.dataset, options.topics, options.corpus, options.judgments):
+        add(parser)
     parser.add_argument("--measure", choices=MEASURES, default="nDCG@10", help="default: nDCG@10")
     parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument("--seed", type=int, metavar="N", help="of the randomisation (default: 0)")

@@ -2,14 +2,12 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from e2rank_pyserini import options
 from e2rank_pyserini.choices import FORMS, KINDS
-
-if TYPE_CHECKING:
-    from e2rank_pyserini.types import Run
+from e2rank_pyserini.types import E2RankError, Run
 
 _SUFFIXES = {".trec": "trec", ".txt": "trec", ".json": "ranx", ".jsonl": "rank_llm", ".tsv": "beir"}
 _HOLDS = {"rank_llm": "run", "beir": "qrels"}  # the other forms hold either
@@ -43,7 +41,6 @@ def convert(arguments: Namespace) -> None:
 
 def _wanted(arguments: Namespace) -> str:
     """The form to write; refuses what it cannot hold and options that it does not need."""
-    from e2rank_pyserini.types import E2RankError
 
     suffix = Path(arguments.output).suffix
     if suffix == ".gz":
@@ -104,8 +101,8 @@ def _say(arguments: Namespace, count: int, what: str) -> None:
         print(f"{arguments.input}: {count} {what}", file=sys.stderr)
 
 
-def add_convert_parser(subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]]) -> None:
-    """The `convert` command; `common` adds what it shares with the others: data set, topics, corpus."""
+def add_convert_parser(subparsers: Any) -> None:
+    """The `convert` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "convert", help="runs and qrels between TREC's forms and those of ranx, rank_llm and BEIR"
     )
@@ -118,5 +115,5 @@ def add_convert_parser(subparsers: Any, common: Iterable[Callable[[ArgumentParse
         help="default: by the suffix of FILE (.trec and .txt trec, .json ranx, .jsonl rank_llm, .tsv beir)",
     )
     parser.add_argument("--kind", choices=KINDS, help="what INPUT holds, where its content does not say")
-    for options in common:
-        options(parser)
+    for add in (options.dataset, options.topics, options.corpus):
+        add(parser)

@@ -1,5 +1,6 @@
 """The docids of an index in about 16 bytes each beside their text, and of a corpus, to find one that comes twice."""
 
+import codecs
 import functools
 import itertools
 import mmap
@@ -18,7 +19,6 @@ Hashes = NDArray[np.uint64]
 _PIECE = 1 << 16  # bytes, or rows, looked at together: what numpy makes of them stays in the cache
 _BLANK = re.compile(r"[^\S\n]")
 _ASCII_BLANKS = b" \t\r\v\f\x1c\x1d\x1e\x1f"
-_BOM = b"\xef\xbb\xbf"
 _GROWTH = 8  # how much longer a run of Seen is than the next one
 
 
@@ -159,7 +159,7 @@ def _lines(path: Path) -> mmap.mmap | bytearray:
 
 def _is_plain(text: mmap.mmap) -> bool:
     """Whether this is UTF-8 without byte order mark, whose only blanks are newlines: one at the end of each line."""
-    if text[:1] == b"\n" or text[-1:] != b"\n" or text[:3] == _BOM or text.find(b"\n\n") >= 0:
+    if text[:1] == b"\n" or text[-1:] != b"\n" or text[:3] == codecs.BOM_UTF8 or text.find(b"\n\n") >= 0:
         return False
     start = 0
     while start < len(text):

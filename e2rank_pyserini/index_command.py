@@ -1,9 +1,12 @@
 """`e2rank index`: a corpus -> an index directory, or shards of one."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from e2rank_pyserini import options
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -48,7 +51,6 @@ def index(arguments: Namespace) -> None:
 
 def _checked(arguments: Namespace) -> Path | None:
     """Where the index goes, if anywhere; raises E2RankError for options that contradict each other."""
-    from e2rank_pyserini.types import E2RankError
 
     if "" in (arguments.output, arguments.shards):
         raise E2RankError("--output and --shards: expected a name, got nothing")
@@ -78,18 +80,15 @@ def _engine(arguments: Namespace, encoder: "E2RankEncoder") -> "Engine | None":
     return on_ray(settings, devices)
 
 
-def add_index_parser(
-    subparsers: Any,
-    common: Iterable[Callable[[ArgumentParser], None]],
-    positive: Callable[[str], int],
-) -> None:
-    """The `index` command; `common` adds what it shares with the others: data set, corpus, model."""
+def add_index_parser(subparsers: Any) -> None:
+    """The `index` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "index", help="encode a corpus into a FAISS index of Pyserini's form"
     )
     parser.set_defaults(function=index)
-    for options in common:
-        options(parser)
+    options.dataset(parser)
+    options.corpus(parser)
+    options.model(parser, required=True)
     parser.add_argument("--output", metavar="DIR", help="the index directory to make")
     parser.add_argument(
         "--index-type", default="Flat", metavar="FACTORY", help="FAISS factory string, inner product (default: Flat)"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, kind_and_line
 
 LEAST_JAVA = 21
 _VECTOR = "jdk.incubator.vector"
@@ -85,7 +85,7 @@ def tried(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except Exception as error:  # noqa: BLE001
-        print(f"pyserini: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
+        print(f"pyserini: {kind_and_line(error)}", file=sys.stderr)
         return None
 
 

@@ -94,9 +94,22 @@ def quiet() -> Iterator[None]:
 
 
 def identity_of(spec: ModelSpec) -> str:
-    """The identity that `load` would give, without loading; E2RankError where a package's model is not installed."""
+    """The hub's commit, or a hash of config, tokenizer and weights; with an adapter, hashed together with that.
+
+    It is what `load` gives, without loading. E2RankError where a package's model is not installed.
+    """
     where, options = _place(spec)
-    return _identity(spec, Path(where), options.get("gguf_file"))
+    path = Path(where)
+    if path.exists():
+        base = fingerprint.of_files([path / options["gguf_file"]] if "gguf_file" in options else _model_files(path))
+    else:
+        config = file_of(spec.source, "config.json", spec.revision)
+        if config is None:
+            raise E2RankError(f"model {spec.name}: {spec.source} has no config.json; {_AS_ADAPTER}")
+        base = config.parent.name
+    if spec.layers is not None:
+        base = fingerprint.of_text(f"{base} {spec.layers} layers")
+    return base if spec.adapter is None else with_adapter(base, spec)
 
 
 def _check_layers(spec: ModelSpec, config: Any) -> None:
@@ -254,22 +267,6 @@ def _in_cache(spec: ModelSpec, where: str) -> bool:
         return file_of(where, "config.json", spec.revision) is not None
     except E2RankError:
         return False
-
-
-def _identity(spec: ModelSpec, path: Path, gguf: str | None) -> str:
-    """The hub's commit, or a hash of config, tokenizer and weights; with an adapter, hashed together with that."""
-    if path.exists():
-        base = fingerprint.of_files([path / gguf] if gguf else _model_files(path))
-    else:
-        config = file_of(spec.source, "config.json", spec.revision)
-        if config is None:
-            raise E2RankError(f"model {spec.name}: {spec.source} has no config.json; {_AS_ADAPTER}")
-        base = config.parent.name
-    if spec.layers is not None:
-        base = fingerprint.of_text(f"{base} {spec.layers} layers")
-    if spec.adapter is None:
-        return base
-    return with_adapter(base, spec)
 
 
 def with_adapter(base: str, spec: ModelSpec) -> str:

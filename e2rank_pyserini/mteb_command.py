@@ -4,9 +4,13 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from e2rank_pyserini import options
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 
 def mteb(arguments: Namespace) -> None:
@@ -14,7 +18,6 @@ def mteb(arguments: Namespace) -> None:
     from e2rank_pyserini.inputs import loaded_encoder
     from e2rank_pyserini.mteb_evaluation import evaluate, result_path, tasks_named
     from e2rank_pyserini.mteb_model import ListwiseMtebModel, MtebModel
-    from e2rank_pyserini.types import E2RankError
 
     if arguments.window and not arguments.listwise:
         raise E2RankError("--window goes with --listwise")
@@ -98,13 +101,13 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def add_mteb_parser(subparsers: Any, model: Callable[..., None], positive: Callable[[str], int]) -> None:
-    """The `mteb` command; `model` adds the model's options."""
+def add_mteb_parser(subparsers: Any) -> None:
+    """The `mteb` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "mteb", help="evaluate a model on tasks of the mteb library, with the right text for each"
     )
     parser.set_defaults(function=mteb)
-    model(parser, required=True)
+    options.model(parser, required=True)
     parser.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="tasks or benchmarks of mteb")
     parser.add_argument("--output", required=True, metavar="DIR", help="where mteb's result files go")
     parser.add_argument("--overwrite", action="store_true", help="evaluate again what DIR has results of")

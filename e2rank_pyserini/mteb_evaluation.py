@@ -15,7 +15,7 @@ from e2rank_pyserini.catalog import near_miss
 from e2rank_pyserini.mteb_instructions import instruction
 from e2rank_pyserini.mteb_model import MtebModel
 from e2rank_pyserini.trec import atomic, check_writable
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, kind_and_line
 
 
 def tasks_named(names: Sequence[str]) -> list[Any]:
@@ -139,7 +139,7 @@ def _result(model: MtebModel, task: Any, output: Path, *, overwrite: bool) -> An
         raise
     except Exception as error:
         hint = "; --overwrite evaluates it again" if complete else ""
-        raise E2RankError(f"task {name}: mteb could not evaluate it: {_first_line(error)}{hint}") from error
+        raise E2RankError(f"task {name}: mteb could not evaluate it: {kind_and_line(error)}{hint}") from error
     if not complete:
         task.unload_data()
         _write_note(model, task, output, data)
@@ -161,7 +161,7 @@ def _load(task: Any, data: str | None) -> None:
                 f"its data set {path} is not on this machine and the hub did not give it; put a clone of that "
                 f"repository into {Path.cwd() / path}"
             )
-        raise E2RankError(f"task {task.metadata.name}: {why}: {_first_line(error)}") from error
+        raise E2RankError(f"task {task.metadata.name}: {why}: {kind_and_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -221,8 +221,3 @@ def _write_note(model: MtebModel, task: Any, output: Path, data: str | None) -> 
 def _noted(model: MtebModel, output: Path, task: str) -> Path:
     path = result_path(model, output, task)
     return path.parent / "encoded" / path.name
-
-
-def _first_line(error: Exception) -> str:
-    said = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}".removesuffix(": ")

@@ -18,6 +18,9 @@ def whole(least: int) -> Callable[[str], int]:
     return parsed
 
 
+positive = whole(1)
+
+
 def real(word: str) -> float:
     """The number that a word says; nan where it says none."""
     try:

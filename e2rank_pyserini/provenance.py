@@ -122,10 +122,10 @@ def of_run(run: Path, digest: str | None) -> dict[str, Any] | None:
     return record
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that decide a run."""
+def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Python and the packages that decide a run, and `more`; without those that are not installed."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

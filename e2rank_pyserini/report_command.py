@@ -4,11 +4,13 @@ import importlib.metadata
 import platform
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e2rank_pyserini import options
 from e2rank_pyserini.choices import TESTS
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.datasets import Dataset
@@ -30,7 +32,6 @@ def report(arguments: Namespace) -> None:
     from e2rank_pyserini.judged import judged_runs, once
     from e2rank_pyserini.provenance import of_run
     from e2rank_pyserini.report import SHOWN, entries, sweeps
-    from e2rank_pyserini.types import E2RankError
 
     output = Path(arguments.output)
     check_replaceable(output, overwrite=arguments.overwrite, ours=_is_report, what="a report")
@@ -114,18 +115,16 @@ def _facts(
     return Facts(files, settings, versions | {name: importlib.metadata.version(name) for name in _VERSIONS})
 
 
-def add_report_parser(
-    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
-) -> None:
-    """The `report` command; `common` adds what it shares with the others: data set, topics, judgments."""
+def add_report_parser(subparsers: Any) -> None:
+    """The `report` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "report", help="runs against a baseline as an HTML page with pictures and intervals"
     )
     parser.set_defaults(function=report)
     parser.add_argument("baseline", metavar="BASELINE", help="the TREC run that the others are compared with")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
-    for options in common:
-        options(parser)
+    for add in (options.dataset, options.topics, options.judgments):
+        add(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the directory to make: report.html and PNGs")
     parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument(

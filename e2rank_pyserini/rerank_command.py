@@ -1,12 +1,13 @@
 """`e2rank rerank` and `e2rank feedback`: a run -> a better run, over its own hits or over the whole index."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from e2rank_pyserini import options
 from e2rank_pyserini.choices import DEPTH, ORDERS, RULES, VARIANTS
-from e2rank_pyserini.numerals import real
+from e2rank_pyserini.numerals import positive, real
+from e2rank_pyserini.types import E2RankError
 
 _DOCUMENTS = ("prompt", "average", "rocchio")
 _READERS = {  # which rules read what an option sets
@@ -48,7 +49,6 @@ def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
     """The weights of --interpolate; raises E2RankError for options that contradict each other."""
     from e2rank_pyserini.inputs import check_not_read
     from e2rank_pyserini.provenance import check_replaceable
-    from e2rank_pyserini.types import E2RankError
 
     check_replaceable(Path(arguments.output))
     check_not_read(arguments)
@@ -86,15 +86,13 @@ def _checked(arguments: Namespace, *, whole: bool = False) -> dict[str, float]:
     return weights
 
 
-def add_rerank_parser(
-    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
-) -> None:
-    """The `rerank` command; `common` adds what it shares with the others: data set, topics, corpus, model."""
+def add_rerank_parser(subparsers: Any) -> None:
+    """The `rerank` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "rerank", help="run -> run: rescore any TREC run with the listwise prompt"
     )
     parser.set_defaults(function=rerank)
-    _files(parser, common)
+    _files(parser)
     parser.add_argument("--depth", type=positive, default=DEPTH, metavar="N", help=f"hits rescored (default: {DEPTH})")
     parser.add_argument(
         "--by",
@@ -110,18 +108,16 @@ def add_rerank_parser(
         metavar="N",
         help="sliding windows from the last hits of depth to the first, N places apart, a prompt each",
     )
-    _reading(parser, positive, " (with --by query the retrieval task, by default the data set's)")
+    _reading(parser, " (with --by query the retrieval task, by default the data set's)")
 
 
-def add_feedback_parser(
-    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
-) -> None:
-    """The `feedback` command; `common` as for `rerank`."""
+def add_feedback_parser(subparsers: Any) -> None:
+    """The `feedback` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "feedback", help="run -> run: search the whole index again with the prompt's vector, or by average or Rocchio"
     )
     parser.set_defaults(function=feedback, stride=None)
-    _files(parser, common)
+    _files(parser)
     parser.add_argument("--hits", type=positive, default=1000, metavar="K", help="hits per topic (default: 1000)")
     parser.add_argument(
         "--depth", type=positive, metavar="N", help=f"hits of the run that --adaptive scales by (default: {DEPTH})"
@@ -132,12 +128,12 @@ def add_feedback_parser(
         default="prompt",
         help="the listwise prompt's vector (default), or average or Rocchio feedback of stored vectors",
     )
-    _reading(parser, positive)
+    _reading(parser)
 
 
-def _files(parser: ArgumentParser, common: Iterable[Callable[[ArgumentParser], None]]) -> None:
-    for options in common:
-        options(parser)
+def _files(parser: ArgumentParser) -> None:
+    for add in (options.dataset, options.topics, options.excluded, options.corpus, options.model):
+        add(parser)
     parser.add_argument("--run", required=True, metavar="FILE", help="the first-stage run, TREC format")
     parser.add_argument(
         "--index",
@@ -148,7 +144,7 @@ def _files(parser: ArgumentParser, common: Iterable[Callable[[ArgumentParser], N
     parser.add_argument("--output", required=True, metavar="FILE", help="the run to write")
 
 
-def _reading(parser: ArgumentParser, positive: Callable[[str], int], plainly: str = "") -> None:
+def _reading(parser: ArgumentParser, plainly: str = "") -> None:
     parser.add_argument(
         "--window",
         type=positive,

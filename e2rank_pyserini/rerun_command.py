@@ -8,11 +8,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from e2rank_pyserini.types import E2RankError
+
 
 def rerun(arguments: Namespace) -> None:
     """RUN.json -> the same run again; raises E2RankError when the run or an input has changed, or the bytes differ."""
     from e2rank_pyserini import fingerprint, provenance
-    from e2rank_pyserini.types import E2RankError
 
     place = Path(arguments.record).absolute()
     record = provenance.read(place)
@@ -48,7 +49,6 @@ def rerun(arguments: Namespace) -> None:
 def _is_recorded(place: Path, record: dict[str, Any], *, needed: bool) -> bool:
     """Whether the recorded run lies beside its record; another one under its name is refused where it is `needed`."""
     from e2rank_pyserini import fingerprint
-    from e2rank_pyserini.types import E2RankError
 
     run = place.with_name(record["run"]["file"])
     same = run.is_file() and fingerprint.sha256(run) == record["run"]["sha256"]
@@ -62,7 +62,6 @@ def _is_recorded(place: Path, record: dict[str, Any], *, needed: bool) -> bool:
 def _check_inputs(name: str, record: dict[str, Any]) -> None:
     """Refuse, before any work, what cannot give the same run: an input that is gone or has changed."""
     from e2rank_pyserini.inputs import exclusions_of, fingerprints, named_dataset, topics_of
-    from e2rank_pyserini.types import E2RankError
 
     options = Namespace(**record["options"])
     paths = {kind: kept.get("path") for kind, kept in record["inputs"].items()}

@@ -5,12 +5,13 @@ import math
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from e2rank_pyserini import options
 from e2rank_pyserini.choices import DEPTH
-from e2rank_pyserini.numerals import real
+from e2rank_pyserini.numerals import positive, real
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +26,6 @@ def serve(arguments: Namespace) -> None:
     """Answer until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt), then finish what is under way."""
     from e2rank_pyserini.answering import Listwise
     from e2rank_pyserini.inputs import named_dataset, reads_task, rerank_task
-    from e2rank_pyserini.types import E2RankError
 
     try:
         from e2rank_pyserini.batching import Worker
@@ -108,7 +108,6 @@ def _service(
 def _token(arguments: Namespace) -> str | None:
     """The bearer token of --token-file, else of the environment; None when there is none."""
     from e2rank_pyserini.trec import read_lines
-    from e2rank_pyserini.types import E2RankError
 
     if arguments.token_file:
         where, token = arguments.token_file, "\n".join(read_lines(Path(arguments.token_file))).strip()
@@ -124,8 +123,6 @@ def _token(arguments: Namespace) -> str | None:
 def _bound(host: str, port: int) -> "socket.socket":
     """A socket that has the address before the model is loaded, and does not listen yet."""
     import socket
-
-    from e2rank_pyserini.types import E2RankError
 
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -145,8 +142,6 @@ def _bound(host: str, port: int) -> "socket.socket":
 def _listen(bound: "socket.socket", service: "Service") -> None:
     """Let clients come, and say so."""
     import ipaddress
-
-    from e2rank_pyserini.types import E2RankError
 
     host, port = bound.getsockname()[:2]
     try:
@@ -219,16 +214,14 @@ class _Once(logging.Filter):
         return is_new
 
 
-def add_serve_parser(
-    subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]], positive: Callable[[str], int]
-) -> None:
-    """The `serve` command; `common` adds what it shares with the others: data set, corpus, model."""
+def add_serve_parser(subparsers: Any) -> None:
+    """The `serve` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "serve", help="search and rerank over HTTP: /search, /rerank (as Cohere's), /healthz, /metrics"
     )
     parser.set_defaults(function=serve)
-    for options in common:
-        options(parser)
+    for add in (options.dataset, options.corpus, options.model):
+        add(parser)
     parser.add_argument("--index", required=True, metavar="DIR", help="a FAISS directory of ours or of Pyserini's")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default: 8000; 0: any that is free")

@@ -87,7 +87,7 @@ class Shards:
         index = flat_header(self.dim, len(vectors)) + np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         files = {"index": index, "docid": docids}
         for name, content in files.items():
-            self.folder.write(name_of(task.number, name), [content])
+            self.folder.write(name_of(task.number, name), content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         shard = Shard(task.number, len(task.docids), counts, task.digest, hashes, self.made)
         self.folder.write(name_of(task.number, "shard.json"), _json(shard._asdict()))
@@ -161,7 +161,7 @@ class Shards:
     def complete(self, shards: Sequence[Shard]) -> None:
         """List the shards in the manifest, if it does not say all that already: it may be where nothing is written."""
         content = _json({**self.settings, **summed(shards), "shards": [shard._asdict() for shard in shards]})
-        if self.folder.read(MANIFEST) != b"".join(content):
+        if self.folder.read(MANIFEST) != content:
             self.folder.write(MANIFEST, content)
 
 
@@ -267,5 +267,5 @@ def name_of(number: int, name: str) -> str:
     return f"{number:05}/{name}"
 
 
-def _json(record: dict[str, Any]) -> list[bytes]:
-    return [json.dumps(seal(record), indent=1).encode() + b"\n"]
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(seal(record), indent=1).encode() + b"\n"

@@ -8,7 +8,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -137,16 +137,16 @@ class Folder:
         """All bytes of a file."""
         return b"".join(self.pieces(name))
 
-    def write(self, name: str, parts: Iterable[bytes]) -> None:
+    def write(self, name: str, content: bytes) -> None:
         """Write a file, whole and on disk or not at all."""
         with self._telling(name, "written"):
             if self.path is not None:
-                _write_durably(self.path / name, parts)
+                _write_durably(self.path / name, content)
                 return
             inside = self._inside(name)
             if self._files.exists(inside.partition("/")[0] or "/"):  # or a mistyped bucket would be made
                 self._files.makedirs(inside.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(inside, b"".join(parts))
+            self._files.pipe_file(inside, content)
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -171,12 +171,12 @@ class Folder:
         return _told(f"{self.place}/{name}", what, Exception if self.path is None else OSError)
 
 
-def _write_durably(path: Path, parts: Iterable[bytes]) -> None:
+def _write_durably(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            file.writelines(parts)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

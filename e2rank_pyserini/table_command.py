@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2rank_pyserini.choices import DEPTH
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.benchmarks import Benchmark
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 def table(arguments: Namespace, command: Command) -> None:
     """Every data set that is here -> runs, and one table on stdout. What was made before is not made again."""
     from e2rank_pyserini import benchmarks, catalog
-    from e2rank_pyserini.types import E2RankError
+    from e2rank_pyserini.freshness import Maker
 
     data = Path(arguments.data) if arguments.data else None
     if data is not None and not data.is_dir():
@@ -46,7 +47,8 @@ def table(arguments: Namespace, command: Command) -> None:
         raise E2RankError(f"no data set of the paper is on this machine ({absent[0]}); name a folder with --data")
     for line in absent:
         print(f"e2rank table: {line}", file=sys.stderr)
-    rows = [row for one in here for row in _measured(one, arguments, model, command)]
+    maker = Maker.of(arguments.encoder)
+    rows = [row for one in here for row in _measured(one, arguments, maker, command)]
     rows += _averages(rows, model)
     if arguments.json:
         for row in rows:
@@ -60,17 +62,16 @@ def table(arguments: Namespace, command: Command) -> None:
         print("\n".join(_lines(rows, model)))
 
 
-def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Command) -> list[Row]:
+def _measured(one: "Benchmark", arguments: Namespace, maker: "Maker", command: Command) -> list[Row]:
     """The rows of one data set; makes the runs that are missing or older than what they are made from."""
     from e2rank_pyserini.evaluation import evaluate
     from e2rank_pyserini.exclusions import admitted
-    from e2rank_pyserini.freshness import Maker, index_is_fresh, run_is_fresh
+    from e2rank_pyserini.freshness import index_is_fresh, run_is_fresh
     from e2rank_pyserini.judged import tell_lacking
     from e2rank_pyserini.published import beside
     from e2rank_pyserini.trec import read_run
 
     encoder = ["--encoder", arguments.encoder, *(["--device", arguments.device] if arguments.device else [])]
-    maker = Maker.of(arguments.encoder)
     stages = dict(one.runs) or {"bm25": _bm25(one, command)}
     whole = one.index(arguments.encoder)
     if arguments.dense:
@@ -95,7 +96,7 @@ def _measured(one: "Benchmark", arguments: Namespace, model: str, command: Comma
         found = {key: admitted(read_run(path), excluded)[0] for key, path in runs.items()}
         tell_lacking(str(first), found["first"], qrels)
         ours = {key: evaluate(run, qrels, relevance=one.spec.relevance) for key, run in found.items()}
-        paper = {key: row.ndcg[one.name] for key, row in beside(model, stage).items() if one.name in row.ndcg}
+        paper = {key: row.ndcg[one.name] for key, row in beside(maker.spec.name, stage).items() if one.name in row.ndcg}
         rows.append(Row(one.name, stage, ours, paper))
     return rows
 

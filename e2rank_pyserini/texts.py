@@ -3,6 +3,7 @@
 `corpus.find` reads the files once a call, which suits a command; a server is asked again and again.
 """
 
+import codecs
 import contextlib
 import tempfile
 import weakref
@@ -15,8 +16,6 @@ from e2rank_pyserini.corpus import files, is_lucene, live, lucene_document, luce
 from e2rank_pyserini.storage import is_remote
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
-
-_BOM = b"\xef\xbb\xbf"
 
 
 def opened_texts(source: str) -> Mapping[str, Document]:
@@ -112,7 +111,7 @@ def _unpacked(path: Path) -> IO[bytes]:
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     r"""Where each line begins, and the line. Ends are those of text files: \n, \r\n and \r."""
-    place = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+    place = 3 if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(place)
     for chunk in file:
         for line in chunk.splitlines(keepends=True):

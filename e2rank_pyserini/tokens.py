@@ -3,9 +3,10 @@
 import copy
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from e2rank_pyserini import lines
+from e2rank_pyserini.catalog import ModelSpec
+from e2rank_pyserini.pieces import are_apart, pieces
 from e2rank_pyserini.prompts import TAIL, query_text, user_turn
 from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
@@ -15,21 +16,6 @@ Counted = dict[str, Any]  # text -> its tokens alone, as the tokenizers library 
 _TOGETHER = 32  # prompts: the tokenizers library's threads share them, but it keeps some 200 bytes a token
 
 
-class Settings(Protocol):
-    """The fields of catalog.ModelSpec that matter here."""
-
-    @property
-    def eos(self) -> str | None: ...
-    @property
-    def query(self) -> str: ...
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def chat(self) -> str: ...
-    @property
-    def lengths(self) -> Any: ...
-
-
 class TextTokenizer:
     """The three texts of the method as token ids, cut to the model's lengths.
 
@@ -37,12 +23,12 @@ class TextTokenizer:
     without (BERT): the tokenizer's own special tokens frame the text, within the length.
     """
 
-    def __init__(self, tokenizer: Any, settings: Settings, eos_id: int | None) -> None:
+    def __init__(self, tokenizer: Any, settings: ModelSpec, eos_id: int | None) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.eos_id = eos_id
         self.frame = ([], [eos_id]) if eos_id is not None else _own_frame(tokenizer)
-        self.in_pieces = tokenizer.is_fast and lines.are_apart(tokenizer.backend_tokenizer)
+        self.in_pieces = tokenizer.is_fast and are_apart(tokenizer.backend_tokenizer)
         self.tally = Tally()
 
     def apart(self) -> "TextTokenizer":
@@ -172,7 +158,7 @@ class TextTokenizer:
         texts = [self.prompt_text(prompt) for prompt in prompts]
         if self.eos_id is None or not self.in_pieces:
             return self._ids(texts, special=self.eos_id is None)
-        each = [lines.pieces(text) for text in texts]
+        each = [pieces(text) for text in texts]
         ids = iter(self._ids(itertools.chain(*each)))
         return [list(itertools.chain(*itertools.islice(ids, len(some)))) for some in each]
 

@@ -2,12 +2,13 @@
 
 import reprlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # every command begins with these words, `e2rank --help` too
+    import numpy as np
+    from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]  # (n, dim), rows of length 1
+Vectors: TypeAlias = "NDArray[np.float32]"  # (n, dim), rows of length 1
 
 
 _LONGEST = 1500  # characters of an error
@@ -30,6 +31,12 @@ class E2RankError(Exception):
 def first_line(error: Exception) -> str:
     """The first line of what a library's error says, or its kind where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def kind_and_line(error: Exception) -> str:
+    """The kind of a library's error, and the first line of what it says, if anything."""
+    line = first_line(error)
+    return line if line == type(error).__name__ else f"{type(error).__name__}: {line}"
 
 
 def shown(value: object) -> str:
@@ -96,10 +103,10 @@ class VectorStore(Protocol):
         """(n, dim) -> for each row its best `hits` documents by cosine, best first."""
         ...
 
-    def stored(self, docids: Sequence[str]) -> NDArray[np.bool_]:
+    def stored(self, docids: Sequence[str]) -> "NDArray[np.bool_]":
         """(n,) whether each docid is stored."""
         ...
 
-    def vectors(self, docids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
+    def vectors(self, docids: Sequence[str]) -> "tuple[Vectors, NDArray[np.bool_]]":
         """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; absent rows are zero."""
         ...

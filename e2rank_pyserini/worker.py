@@ -8,14 +8,14 @@ import threading
 import time
 from typing import Any
 
+from e2rank_pyserini.types import E2RankError, kind_and_line
+
 
 def main() -> int:
     """`python -m e2rank_pyserini.worker SETUP`. Ends with its input, or with exit code 1 after a failure it told of."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when to end
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    from e2rank_pyserini.types import E2RankError
-
     threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     work: Work | None = None
     for line in open(0, encoding="utf-8"):  # noqa: SIM115  standard input, in UTF-8 whatever the locale
@@ -25,7 +25,7 @@ def main() -> int:
         except E2RankError as error:
             answer = {"error": str(error)}
         except Exception as error:  # noqa: BLE001  out of memory, most often: a new process may do better
-            answer = {"died": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
+            answer = {"died": kind_and_line(error)}
         print(json.dumps(answer), file=answers, flush=True)
         if "died" in answer:
             return 1

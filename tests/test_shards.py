@@ -429,13 +429,13 @@ def test_what_a_file_system_raises_is_one_line(broken: str, what: str, monkeypat
         raise RuntimeError("no server\nanswers")
 
     folder = Folder("memory://failing/shards")
-    folder.write("00000/index", [b"a", b"b"])
+    folder.write("00000/index", b"ab")
     assert folder.read("00000/index") == b"ab"
     monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, broken, fails)
     asks = {
         "info": lambda: folder.size("00000/index"),
         "open": lambda: folder.read("00000/index"),
-        "pipe_file": lambda: folder.write("00000/index", [b"c"]),
+        "pipe_file": lambda: folder.write("00000/index", b"c"),
         "rm": lambda: folder.remove("00000/index"),
     }
     with pytest.raises(E2RankError, match=f"^memory://failing/shards/00000/index: cannot be {what}: no server$"):
@@ -614,7 +614,7 @@ def test_damage_behind_a_url_is_seen_where_the_bytes_are_read(tmp_path: Path):
     [found] = shards.vectors([shard])
     assert found.tolist() == [[1, 0, 0, 0]]
     content = shards.folder.read("00000/index")
-    shards.folder.write("00000/index", [content[:-1], b"\x01"])
+    shards.folder.write("00000/index", content[:-1] + b"\x01")
     with pytest.raises(E2RankError, match="index: its bytes are not those that were written"):
         list(shards.vectors([shard]))
     assert shards.folder.size("00000/shard.json") is None  # or it would never be encoded again

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import DTYPES
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -43,22 +45,11 @@ layers, the causal half of attention alone; of peak: their share of what matrix 
 Then e2rank rerank itself over the same run: seconds by part, and the share of all but the model."""
 
 
-def bench_encode(arguments: Namespace) -> None:
-    """Documents -> a table on stdout, and JSON."""
-    _bench(arguments, _encoding)
-
-
-def bench_rerank(arguments: Namespace, command: Callable[[Sequence[str]], None]) -> None:
-    """Queries -> a table on stdout, and JSON; `command` runs `e2rank rerank` by its words."""
-    _bench(arguments, partial(_reranking, command=command))
-
-
 def _bench(arguments: Namespace, measure: Measure) -> None:
     """Setting, measurement, table, JSON; a GPU that is not here is told as not measured, and that is all."""
     from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, announce, setting, tell_absent, write_json
     from e2rank_pyserini.devices import choose_device
     from e2rank_pyserini.trec import check_writable
-    from e2rank_pyserini.types import E2RankError
 
     path = Path(arguments.json) if arguments.json else None
     if path is not None:
@@ -120,7 +111,6 @@ def _loaded(arguments: Namespace, device: str, texts: Iterable[str], work: Path)
     """The model and what to call it; the random one is made in `work`, with a tokenizer of these texts."""
     from e2rank_pyserini.bench.material import qwen3
     from e2rank_pyserini.encoder import E2RankEncoder
-    from e2rank_pyserini.types import E2RankError
 
     is_random = arguments.encoder == RANDOM
     if arguments.layers and not is_random:
@@ -133,7 +123,7 @@ def _loaded(arguments: Namespace, device: str, texts: Iterable[str], work: Path)
     return encoder, f"qwen3-{layers}" if is_random else encoder.spec.name
 
 
-def add_bench_parser(subparsers: Any, positive: Callable[[str], int], command: Callable[[Sequence[str]], None]) -> None:
+def add_bench_parser(subparsers: Any, command: Callable[[Sequence[str]], None]) -> None:
     """The `bench` command and its two; `command` runs the command that `bench rerank` measures."""
     parser: ArgumentParser = subparsers.add_parser(
         "bench", help="how fast a model encodes and reranks on this machine, beside what one would run instead"
@@ -142,21 +132,21 @@ def add_bench_parser(subparsers: Any, positive: Callable[[str], int], command: C
     encode = kinds.add_parser(
         "encode", help="a corpus", description=_ENCODE, formatter_class=RawDescriptionHelpFormatter
     )
-    encode.set_defaults(function=bench_encode)
-    _common(encode, positive, ENCODERS)
+    encode.set_defaults(function=partial(_bench, measure=_encoding))
+    _common(encode, ENCODERS)
     encode.add_argument("--documents", type=positive, default=256, metavar="N", help="how many (default: 256)")
     encode.add_argument("--rounds", type=positive, default=5, metavar="N", help="default: 5")
     rerank = kinds.add_parser(
         "rerank", help="100 passages a query", description=_RERANK, formatter_class=RawDescriptionHelpFormatter
     )
-    rerank.set_defaults(function=partial(bench_rerank, command=command))
-    _common(rerank, positive, RERANKERS)
+    rerank.set_defaults(function=partial(_bench, measure=partial(_reranking, command=command)))
+    _common(rerank, RERANKERS)
     rerank.add_argument("--queries", type=positive, default=3, metavar="N", help="how many (default: 3)")
     rerank.add_argument("--passage", type=positive, default=350, metavar="TOKENS", help="of each (default: 350)")
     rerank.add_argument("--rounds", type=positive, default=3, metavar="N", help="of e2rank rerank (default: 3)")
 
 
-def _common(parser: ArgumentParser, positive: Callable[[str], int], peers: Sequence[str]) -> None:
+def _common(parser: ArgumentParser, peers: Sequence[str]) -> None:
     parser.add_argument(
         "--encoder",
         default=RANDOM,

@@ -1,6 +1,5 @@
 """How things are measured and told: the machine, peers in turn and those that are not here, ratios, tables, JSON."""
 
-import importlib.metadata
 import json
 import os
 import statistics
@@ -15,7 +14,7 @@ import torch
 
 from e2rank_pyserini import provenance
 from e2rank_pyserini.trec import atomic
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, first_line, kind_and_line
 
 OURS = "e2rank"
 NOT_MEASURED = "not measured"
@@ -34,10 +33,7 @@ def prepared(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[
         try:
             made[name] = make()
         except Exception as error:  # noqa: BLE001
-            reason = str(error).splitlines()[0] if str(error) else ""
-            absent[name] = (
-                reason if isinstance(error, ImportError | E2RankError) else f"{type(error).__name__}: {reason}"
-            )
+            absent[name] = (first_line if isinstance(error, ImportError | E2RankError) else kind_and_line)(error)
     tell_absent(absent)
     return made, absent
 
@@ -125,15 +121,9 @@ def setting(device: str) -> dict[str, Any]:
     found = {**provenance.machine(), "threads": torch.get_num_threads(), "device": device}
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    versions = {**provenance.versions(), **{name: _version(name) for name in _PEERS}}
+    known = provenance.versions(_PEERS)
+    versions = {**known, **{name: known.get(name, "not installed") for name in _PEERS}}
     return {**found, "load": [round(one, 1) for one in os.getloadavg()], "versions": versions}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def announce(found: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The only rooms that import Pyserini."""
+"""The rooms that know Pyserini; corpus.py, datasets.py and bench/encoders.py import it too, inside functions."""

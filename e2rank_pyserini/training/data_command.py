@@ -10,7 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini.numerals import real, whole
+from e2rank_pyserini import options
+from e2rank_pyserini.numerals import positive, real, whole
+from e2rank_pyserini.types import E2RankError
 
 LABELS = ("qrels", "scores", "llm")
 UNJUDGED = ("zero", "skip")
@@ -24,7 +26,6 @@ def data(arguments: Namespace) -> None:
     from e2rank_pyserini.training.examples import check_output, write_examples
     from e2rank_pyserini.training.making import make
     from e2rank_pyserini.training.ranking import RUN
-    from e2rank_pyserini.types import E2RankError
 
     started = time.monotonic()
     output = Path(arguments.output)
@@ -52,14 +53,14 @@ def data(arguments: Namespace) -> None:
     )
 
 
-def add_data_parser(subparsers: Any, common: Iterable[Callable[[ArgumentParser], None]]) -> None:
-    """The `data` command; `common` adds what it shares with the others: data set, topics, corpus, model."""
+def add_data_parser(subparsers: Any) -> None:
+    """The `data` command."""
     parser = subparsers.add_parser(
         "data", help="topics and runs -> training examples, ranked by qrels, models or an LLM"
     )
     parser.set_defaults(function=data)
-    for options in common:
-        options(parser)
+    for add in (options.dataset, options.topics, options.excluded, options.corpus, options.model):
+        add(parser)
     parser.add_argument("--qrels", metavar="FILE", help="TREC qrels or BEIR's TSV (default: the data set's)")
     parser.add_argument("--output", required=True, metavar="FILE", help="the examples to write, JSON lines")
     _first_stage(parser)
@@ -78,14 +79,14 @@ def _first_stage(parser: ArgumentParser) -> None:
         metavar="generic|dataset|TEXT",
         help="retrieval task: web search, the data set's, or a text (default: the data set's, else web search)",
     )
-    parser.add_argument("--depth", type=whole(1), default=100, metavar="N", help="hits that are candidates (100)")
+    parser.add_argument("--depth", type=positive, default=100, metavar="N", help="hits that are candidates (100)")
 
 
 def _drawing(parser: ArgumentParser) -> None:
     parser.add_argument("--documents", type=whole(2), default=16, metavar="N", help="documents an example (16)")
     parser.add_argument(
         "--lists",
-        type=whole(1),
+        type=positive,
         default=1,
         metavar="N",
         help="lists per topic and run (with --pairs, per positive): the first documents, then random ones (default: 1)",
@@ -105,7 +106,7 @@ def _drawing(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--relevance",
-        type=whole(1),
+        type=positive,
         metavar="GRADE",
         help="least grade of a positive (default: the data set's, else 1)",
     )
@@ -115,8 +116,8 @@ def _drawing(parser: ArgumentParser) -> None:
         choices=("train", "dev"),
         help="only these topics: dev is the tenth of all whose qid's SHA-256 ends in a byte below 26, train the others",
     )
-    parser.add_argument("--limit", type=whole(1), metavar="N", help="only the first N topics")
-    parser.add_argument("--max-words", type=whole(1), metavar="N", help="cut documents to N words (default: no cut)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N topics")
+    parser.add_argument("--max-words", type=positive, metavar="N", help="cut documents to N words (default: no cut)")
     parser.add_argument("--source", metavar="NAME", help="what the examples name as source (default: the data set)")
 
 
@@ -140,7 +141,7 @@ def _labels(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--endpoint", metavar="URL", help="for --labels llm: an OpenAI-compatible server, up to /v1")
     parser.add_argument("--llm", metavar="MODEL", help="for --labels llm: the model's name there (key: OPENAI_API_KEY)")
-    parser.add_argument("--parallel", type=whole(1), metavar="N", help="LLM calls in flight (default: 4)")
+    parser.add_argument("--parallel", type=positive, metavar="N", help="LLM calls in flight (default: 4)")
     parser.add_argument(
         "--timeout", type=_number(above=0.0), metavar="SECONDS", help="of silence in a call (default: 120)"
     )
@@ -150,7 +151,6 @@ def _labels(parser: ArgumentParser) -> None:
 def _check_options(arguments: Namespace) -> None:
     """Refuse options that do not go together, rather than leave one of them without effect."""
     from e2rank_pyserini.training.endpoint import checked
-    from e2rank_pyserini.types import E2RankError
 
     given = {name for name, value in vars(arguments).items() if value is not None and value is not False}
     for wrong, why in (*_of_drawing(arguments, given), *_of_labels(arguments, given), *_of_models(arguments, given)):

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini.choices import STAGES, VARIANTS
+from e2rank_pyserini.numerals import positive
+from e2rank_pyserini.types import E2RankError
 
 if TYPE_CHECKING:
     from e2rank_pyserini.training.recipe import Recipe
 
-OVERRIDES: tuple[tuple[str, Callable[[str], Any] | None, str], ...] = (  # None: a whole number above 0
-    ("steps", None, "N"),
-    ("batch", None, "N"),
-    ("window", None, "N"),
+OVERRIDES: tuple[tuple[str, Callable[[str], Any], str], ...] = (
+    ("steps", positive, "N"),
+    ("batch", positive, "N"),
+    ("window", positive, "N"),
     ("seed", int, "N"),
     ("learning_rate", float, "RATE"),
     ("order", str, "given|shuffle|reverse"),
@@ -34,7 +36,6 @@ def train(arguments: Namespace) -> None:
     from e2rank_pyserini.training.examples import read_examples
     from e2rank_pyserini.training.recipe import recipe
     from e2rank_pyserini.training.train import train as run
-    from e2rank_pyserini.types import E2RankError
 
     output = Path(arguments.output)
     if os.path.lexists(output):
@@ -62,7 +63,6 @@ def train(arguments: Namespace) -> None:
 
 def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
     """Refuse what the chosen training would not read."""
-    from e2rank_pyserini.types import E2RankError
 
     refused = {} if chosen.prompts else dict.fromkeys(("window", "order"), "no prompt is read")
     if chosen.stage == "embed":
@@ -72,7 +72,7 @@ def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
             raise E2RankError(f"--{name.replace('_', '-')}: {why}")
 
 
-def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
+def add_train_parser(subparsers: Any) -> None:
     """The `train` command."""
     parser: ArgumentParser = subparsers.add_parser(
         "train", help="training examples -> model: InfoNCE, then InfoNCE and RankNet on the listwise prompt"
@@ -90,4 +90,4 @@ def add_train_parser(subparsers: Any, positive: Callable[[str], int]) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     group = parser.add_argument_group("instead of the recipe's")
     for name, kind, metavar in OVERRIDES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind or positive, metavar=metavar)
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar)
