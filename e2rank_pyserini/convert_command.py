@@ -41,7 +41,6 @@ def convert(arguments: Namespace) -> None:
 
 def _wanted(arguments: Namespace) -> str:
     """The form to write; refuses what it cannot hold and options that it does not need."""
-
     suffix = Path(arguments.output).suffix
     if suffix == ".gz":
         raise E2RankError(f"{arguments.output}: is written plain; give it a name without .gz")

@@ -51,7 +51,6 @@ def index(arguments: Namespace) -> None:
 
 def _checked(arguments: Namespace) -> Path | None:
     """Where the index goes, if anywhere; raises E2RankError for options that contradict each other."""
-
     if "" in (arguments.output, arguments.shards):
         raise E2RankError("--output and --shards: expected a name, got nothing")
     if arguments.output is None and arguments.shards is None:

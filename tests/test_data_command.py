@@ -177,6 +177,20 @@ def test_a_topic_is_in_one_fold(make: Make, toy: Path):
     assert whole == ["query a", "query f", "query g"]
 
 
+def test_topics_that_ask_the_same_are_in_one_fold(make: Make, toy: Path):
+    """The first one's: "f" is in dev by itself, "a" in train."""
+    (toy / "twice.tsv").write_text("".join(f"{qid}\td2\t1\n" for qid in "fa"))
+    (toy / "fa.trec").write_text("".join(f"{qid} Q0 d{n} {n} {-n} x\n" for qid in "fa" for n in (1, 2)))
+    for order, fold, number in (("fa", "dev", 2), ("fa", "train", 0), ("af", "dev", 0), ("af", "train", 2)):
+        (toy / "twice.topics.tsv").write_text("".join(f"{qid}\twing  flow\n" for qid in order))
+        asked = ("--topics", str(toy / "twice.topics.tsv"), "--qrels", str(toy / "twice.tsv"), "--fold", fold)
+        if number:
+            assert len(make(*asked, run="fa.trec")) == number
+        else:
+            words = ["data", "--dataset", str(toy), "--run", str(toy / "fa.trec"), "--output", str(toy / "x"), *asked]
+            assert main(words) == 1
+
+
 def test_lists_that_would_repeat_are_counted(make: Make):
     """Of 8 candidates there are 8 lists of 7."""
     told: list[str] = []
@@ -331,8 +345,29 @@ def test_excluded_documents_are_no_candidates(make: Make, toy: Path):
     assert docids(rows[0]) == "d2 d4 d5 d6"
     assert "e2rank data: 2 excluded hits removed, 0 queries without hits" in told
     (toy / "excluded" / "test.tsv").unlink()
-    (toy / "own.txt").write_text("a d2\n")
-    assert docids(make("--documents", "3", "--excluded", str(toy / "own.txt"))[0]) == "d1 d3 d4"
+    (toy / "own.txt").write_text("a d1\n")
+    assert docids(make("--documents", "3", "--excluded", str(toy / "own.txt"))[0]) == "d2 d3 d4"
+
+
+@pytest.mark.parametrize("more", [[], ["--pairs"]])
+def test_an_excluded_document_is_no_positive(
+    toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str]
+):
+    """d2 is relevant to a, d5 is judged and is not."""
+    words = ["data", "--dataset", str(toy), "--run", str(toy / "first.trec"), "--output", str(tmp_path / "x.jsonl")]
+    (tmp_path / "own.txt").write_text("a d5\na d2\n")
+    assert main([*words, "--excluded", str(tmp_path / "own.txt"), *more]) == 1
+    assert capfd.readouterr().err == ("e2rank data: query a: document d2 is excluded, yet the qrels call it relevant\n")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_an_empty_positive_is_dropped(make: Make, toy: Path):
+    texts = DOCS | {"d2": " "}
+    rows = [{"_id": docid, "title": "", "text": text} for docid, text in texts.items()]
+    (toy / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told: list[str] = []
+    assert [docids(row) for row in make("--pairs", "--documents", "2", told=told)] == ["d4 d1", "d9 d3"]
+    assert "dropped: 1 positives whose text is empty" in told[-1]
 
 
 def test_a_positive_without_text_that_is_another_topics_hit_is_named(
@@ -803,6 +838,7 @@ REFUSED = [
         "--run {first} --labels scores --scorer run:{first} --qrels /nowhere",
         "--qrels and --relevance go with --labels qrels or --with-qrels: --labels scores reads no judgments",
     ),
+    ("relevance-unread", "--run {first} --relevance 2", "--relevance goes with --pairs or --lists above 1"),
     ("task-unread", "--run {first} --task x", "--task goes with --mine dense"),
     ("like-unread", "--run {first} --like minilm", "--like goes with --mine dense"),
     ("prompt-length", "--mine dense --index x --prompt-length 9", "--prompt-length: no prompt is read here"),

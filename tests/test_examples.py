@@ -45,7 +45,7 @@ def test_the_authors_form(tmp_path: Path):
 
 
 def test_the_other_forms(tmp_path: Path):
-    flag = {"query": "q", "pos": ["p", "left out"], "neg": ["n", "m"], "pos_scores": [1, 2], "prompt": ""}
+    flag = {"query": "q", "pos": ["p"], "neg": ["n", "m"], "pos_scores": [1, 2], "prompt": ""}
     passages = {
         "query_id": "7",
         "query": "q",
@@ -57,6 +57,16 @@ def test_the_other_forms(tmp_path: Path):
         Example("q", ("T p", "n", "m"), (0, 1, 2), "unknown", (1.0, 0.0, 0.0)),
         Example("why", ("one\n[7] still one", "two", "three"), (1, 2, 0), "unknown", (1.0, 3.0, 2.0)),
     ]
+
+
+def test_of_several_positives_none_is_a_negative(tmp_path: Path):
+    """The first is before the negatives, as where it is the only one; the others tie with it."""
+    flag = {"query": "q", "pos": ["p", "o", "p", "r"], "neg": ["n", "o", "m"]}
+    [found] = read_examples(put(tmp_path / "x.jsonl", flag))
+    assert (found.documents, found.relevance) == (("p", "n", "m", "o", "r"), (1.0, 0.0, 0.0, 1.0, 1.0))
+    assert found.ranking == (0, 3, 4, 1, 2)
+    write_examples(tmp_path / "y.jsonl", [found])
+    assert read_examples(tmp_path / "y.jsonl") == [found]
 
 
 def test_gzip_is_read_and_not_written(tmp_path: Path):
@@ -121,7 +131,8 @@ BAD = [
     ("relevance-contradicts", ours(relevance=[3, 0, 2]), "document 3 (2) is ranked before document 1 (3)"),
     ("half-surrogate", '{"query": "\\ud83d", "document": ["a", "b"], "ranking": [1, 2]}', "surrogate"),
     ("no-positive", {"query": "q", "pos": [], "neg": ["a", "b"]}, "expected at least one positive"),
-    ("no-negative", {"query": "q", "pos": ["a"], "neg": []}, "expected at least two documents, got 1"),
+    ("no-negative", {"query": "q", "pos": ["a"], "neg": []}, "expected at least one negative that is no positive"),
+    ("negatives-positive", {"query": "q", "pos": ["a", "b"], "neg": ["b"]}, "expected at least one negative that is"),
     ("pos-text", {"query": "q", "pos": "abc", "neg": ["a"]}, "pos: expected a list of texts"),
     ("passage-text", {"query": "q", "positive_passages": ["a"], "negative_passages": []}, "expected passages with"),
     ("passages-null", {"query": "q", "positive_passages": None, "negative_passages": []}, "expected passages with"),
@@ -259,12 +270,13 @@ def test_llm4ranking_pointwise(shared: Path):
     found = read_examples(path)
     assert len(found) == len(rows) == 20
     for row, example in zip(rows, found, strict=True):
-        first, negatives = row["positive_passages"][0], row["negative_passages"]
+        first, *others = row["positive_passages"]
         assert example.documents[0] == f"{first['title']} {first['text']}".strip()
-        assert len(example.documents) == 1 + len(negatives)
-        for text, one in zip(example.documents[1:], negatives, strict=True):
+        passages = [first, *row["negative_passages"], *others]
+        for text, one in zip(example.documents, passages, strict=True):
             assert text.endswith(one["text"].strip())
-        assert example.relevance == (1.0, *[0.0] * 30)
+        assert example.relevance == (1.0, *[0.0] * 30, *[1.0] * len(others))
+    assert {len(example.documents) for example in found} == {31, 32}
 
 
 def test_many_passages_are_read_once(tmp_path: Path):

@@ -481,7 +481,7 @@ def test_a_run_leaves_a_whole_model_and_its_log(undisturbed: Path, spec: ModelSp
     assert [path.name for path in undisturbed.parent.iterdir()] == ["out"]  # the working directory is gone
     found = curve(undisturbed)
     assert [row["step"] for row in found if "loss" in row] == list(range(1, 8))
-    assert [row["step"] for row in found if "dev_query" in row] == [0, 3, 6]
+    assert [row["step"] for row in found if "dev_query" in row] == [0, 3, 6, 7]
     record = json.loads((undisturbed / "training.json").read_text())
     assert (record["steps"], record["examples"]) == (7, {"a": 9, "b": 6})
     assert record["tokens"] == sum(row.get("tokens", 0) for row in found)
@@ -540,6 +540,32 @@ def test_a_run_that_dies_before_its_first_state_begins_again(spec: ModelSpec, un
     (tmp_path / "out.training" / "metrics.jsonl").write_text("".join(lines[:2]))
     train(spec, RUN, DATA, tmp_path / "out", dev=DEV, device="cpu")
     assert curve(tmp_path / "out") == curve(undisturbed)
+
+
+def test_a_run_that_begins_again_leaves_no_events_of_the_one_before(tmp_path: Path):
+    for _ in range(2):
+        with contextlib.closing(Log(tmp_path, 0)) as log:
+            log.add(1, {"loss": 1.0})
+        assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("form", [4, "int4"])
+def test_a_run_that_changes_nothing_has_no_adapter(spec: ModelSpec, tmp_path: Path, form: int | str):
+    """All documents tie, and nothing else is asked: the gradient is 0."""
+    tied = [example._replace(relevance=(0.0, 0.0)) for example in lists(4, 2)]
+    chosen = dataclasses.replace(RANK, steps=1, infonce_weight=0.0, compress=form)
+    with pytest.raises(E2RankError, match=r"^no weight has changed: "):
+        train(spec, chosen, tied, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_that_no_text_says_are_refused(spec: ModelSpec, tmp_path: Path):
+    chosen = dataclasses.replace(RANK, steps=1, tasks={"a": Tasks("Find it", "Order it", "Tweets")})
+    silent = dataclasses.replace(spec, query="Query: {query}", prompt="tail", chat="none")
+    with pytest.raises(E2RankError, match=r"^recipe: tasks: .*'s queries and prompts \(tail\) say no task$"):
+        train(silent, chosen, lists(4, 3), tmp_path / "out", device="cpu")
+    for says in (dataclasses.replace(silent, query=spec.query), dataclasses.replace(silent, prompt="paper")):
+        train(says, chosen, lists(4, 3), tmp_path / says.prompt, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,8 @@ def _drawing(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--fold",
         choices=("train", "dev"),
-        help="only these topics: dev is the tenth of all whose qid's SHA-256 ends in a byte below 26, train the others",
+        help="only these topics: dev is the tenth of all whose qid's SHA-256 ends in a byte below 26, train the others "
+        "(topics that ask the same are where the first is)",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N topics")
     parser.add_argument("--max-words", type=positive, metavar="N", help="cut documents to N words (default: no cut)")
@@ -177,6 +178,10 @@ def _of_drawing(arguments: Namespace, given: set[str]) -> Rules:
         (arguments.keep_top and arguments.pairs, "--keep-top does not go with --pairs"),
         (arguments.skip_top >= arguments.depth, f"--skip-top {arguments.skip_top}: expected less than --depth"),
         (dense and "index" not in given, "--mine dense and --margin need --index DIR"),
+        (
+            "relevance" in given and not arguments.pairs and arguments.lists == 1,
+            "--relevance goes with --pairs or --lists above 1: it says what is positive and what random lists hold",
+        ),
         ("index" in given and not dense, "--index goes with --mine dense or --margin"),
         ("encoder" in given and not dense, "--encoder is the --index's model; what ranks documents is a --scorer"),
         ("lucene_index" in given and arguments.mine != "bm25", "--lucene-index goes with --mine bm25"),
@@ -223,10 +228,13 @@ def _of_models(arguments: Namespace, given: set[str]) -> Rules:
 
 
 def _fold(topics: dict[str, str], fold: str | None) -> dict[str, str]:
-    """A qid is in one fold whatever file it stands in, so that no query is in both."""
+    """The topics of one fold; those that ask the same are in the first one's, so that no query is in both."""
     if fold is None:
         return topics
-    return {qid: query for qid, query in topics.items() if (sha256(qid.encode()).digest()[-1] < 26) == (fold == "dev")}
+    first: dict[str, str] = {}
+    asked = {qid: first.setdefault(" ".join(query.split()), qid) for qid, query in topics.items()}
+    kept = {qid for qid in topics if (sha256(asked[qid].encode()).digest()[-1] < 26) == (fold == "dev")}
+    return {qid: query for qid, query in topics.items() if qid in kept}
 
 
 def _number(above: float = -math.inf) -> Callable[[str], float]:

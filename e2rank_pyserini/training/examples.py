@@ -153,13 +153,15 @@ def _listed(row: dict[str, Any], source: str, where: str) -> Example:
 
 
 def _pair(query: Any, positives: Sequence[str], negatives: Sequence[str], source: str, where: str) -> Example:
-    """The first positive and all negatives, which are tied."""
-    documents = (*positives[:1], *negatives)
+    """The first positive, the negatives, then the other positives; a positive that is among the negatives is none."""
     if not positives:
         raise E2RankError(f"{where}: expected at least one positive, got none")
-    _at_least_two(documents, where)
-    relevance = (1.0, *[0.0] * len(negatives))
-    return Example(_query(query, where), documents, tuple(range(len(documents))), source, relevance)
+    negatives = [text for text in negatives if text not in positives]
+    if not negatives:
+        raise E2RankError(f"{where}: expected at least one negative that is no positive too, got none")
+    others = [text for text in dict.fromkeys(positives) if text != positives[0]]
+    relevance = (1.0, *[0.0] * len(negatives), *[1.0] * len(others))
+    return Example(_query(query, where), (positives[0], *negatives, *others), ranked(relevance), source, relevance)
 
 
 def _chat(messages: Any, source: str, where: str) -> Example:

@@ -1,6 +1,7 @@
 """The log of a training run: one JSON object a step, the same numbers for TensorBoard, and a picture at the end."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Log:
         with atomic(self.path) as file:  # a kill here loses none of them
             file.writelines(json.dumps(row) + "\n" for row in kept)
         self.file = self.path.open("a", encoding="utf-8")
+        if not resumed:  # of a run that ended before its first save
+            shutil.rmtree(place / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(place / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:

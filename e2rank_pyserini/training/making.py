@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.datasets import Dataset
-from e2rank_pyserini.exclusions import most_excluded
+from e2rank_pyserini.exclusions import check_disjoint, most_excluded
 from e2rank_pyserini.inputs import (
     admitted_run,
     check_index,
@@ -95,10 +95,12 @@ def _first_stages(
     arguments: Namespace,
     named: Dataset | None,
     topics: Topics,
+    qrels: Qrels | None,
     dense: "tuple[DenseIndex, E2RankEncoder] | None",
 ) -> list[Run]:
     """The runs that candidates come from, read or made here, without what no query may be given."""
     excluded = exclusions_of(arguments, named)
+    check_disjoint(excluded, qrels or {})  # or a positive would be what the query must not be given
     hits = arguments.depth + most_excluded(excluded, topics)
     return [admitted_run(arguments, run, excluded) for run in _found(arguments, named, topics, dense, hits)]
 
@@ -140,7 +142,7 @@ def _drawn(
     """What is to be written, by docids: run after run, topic after topic."""
     how = Draw(arguments.documents, arguments.depth, arguments.lists, arguments.seed, arguments.keep_top)
     drawn = []
-    for number, run in enumerate(_first_stages(arguments, named, topics, dense)):
+    for number, run in enumerate(_first_stages(arguments, named, topics, qrels, dense)):
         if arguments.pairs and qrels is not None:
             likeness = None
             if dense is not None and arguments.margin is not None:
@@ -230,6 +232,9 @@ def _lists(
         raise E2RankError(f"document {min(unknown)}: in the run but not in the corpus ({len(unknown)} such)")
     known = [one for one in drawn if one.docids[0] in texts]
     dropped[NO_TEXT] += len(drawn) - len(known)
+    if arguments.pairs:
+        drawn, known = known, [one for one in known if texts[one.docids[0]].strip()]
+        dropped["positives whose text is empty"] += len(drawn) - len(known)
     graded = {qid: _by_text(grades, texts) for qid, grades in judged.items()}
     found = []
     for qid, docids in known:

@@ -65,6 +65,8 @@ def linear_layers(network: Any) -> dict[str, Any]:
 def change_of(network: Any, spec: ModelSpec, recipe: Recipe) -> tuple[Any, float]:
     """What `recipe.compress` makes of a trained network: an adapter of its base, and the share of the change in it."""
     base = E2RankEncoder.load(dataclasses.replace(spec, adapter=None), device="cpu", dtype="float32").network
+    if not changes(network, base):
+        raise E2RankError("no weight has changed: the learning rate is too low, or the examples' documents all tie")
     kind = recipe.compress
     return compressed(network, base, kind) if isinstance(kind, int) else rounded(network, base)
 

@@ -4,7 +4,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from e2rank_pyserini.catalog import near_miss
+from e2rank_pyserini.catalog import ModelSpec, near_miss
+from e2rank_pyserini.choices import WITHOUT_TASK
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.types import E2RankError
@@ -34,8 +35,10 @@ def too_few(examples: Sequence[Example], batch: int) -> dict[str, int]:
     return {source: count for source, count in counts.items() if count < batch}
 
 
-def check_tasks(recipe: Recipe, examples: Sequence[Example]) -> None:
-    """Refuse tasks of a source that no example has: its queries would be told another one."""
+def check_tasks(recipe: Recipe, examples: Sequence[Example], spec: ModelSpec) -> None:
+    """Refuse tasks of a source that no example has: its queries would be told another one; or that no text says."""
+    if recipe.tasks and "{task}" not in spec.query and (not recipe.prompts or spec.prompt in WITHOUT_TASK):
+        raise E2RankError(f"recipe: tasks: {spec.name}'s queries and prompts ({spec.prompt}) say no task")
     sources = {example.source for example in examples}
     for source in recipe.tasks:
         if source not in sources:

@@ -25,6 +25,11 @@ def place_of(output: Path) -> Path:
     return output.with_name(output.name + ".training")
 
 
+def told(working: Path) -> str:
+    """What an error says of the state that is left, if any."""
+    return f"; {working} has the state of the last save" if (working / "state").exists() else ""
+
+
 @contextlib.contextmanager
 def alone(output: Path, rank: int) -> Iterator[None]:
     """For the first process: the folder of its state, made and locked; it goes where nothing was put into it."""

@@ -66,9 +66,7 @@ def train(
         try:
             return run.go(stop_after)
         except (OSError, SafetensorError) as error:
-            raise E2RankError(
-                f"{output}: cannot be written ({first_line(error)}); {run.working} has the state of the last save"
-            ) from error
+            raise E2RankError(f"{output}: cannot be written ({first_line(error)}){state.told(run.working)}") from error
 
 
 class Prepared(NamedTuple):
@@ -99,7 +97,7 @@ class Training:
         self.examples = [chosen(example, recipe) for example in examples]
         if recipe.batch < world:
             raise E2RankError(f"a batch of {recipe.batch} is too small for {world} processes")
-        check_tasks(recipe, [*examples, *dev])
+        check_tasks(recipe, [*examples, *dev], spec)
         self.batches = batches_of(self.examples, recipe)
         self.numbers = sorted({number for batch in self.batches for number in batch})
         few = too_few(self.examples, recipe.batch)
@@ -180,7 +178,7 @@ class Training:
                     log.add(self.step, values)
                     bar.set_postfix({name: f"{values[name]:.3f}" for name in SHOWN if name in values})
                     bar.update()
-                    if self._due(self.recipe.evaluate_every) and self.dev:
+                    if self.dev and (self._due(self.recipe.evaluate_every) or self.step == len(self.batches)):
                         looked = self.look()
                         log.add(self.step, looked)
                         tqdm.write(f"step {self.step}: {words(values | looked)}", file=sys.stderr)
@@ -223,8 +221,8 @@ class Training:
         norm = torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
         if not math.isfinite(float(parts["loss"])) or not math.isfinite(float(norm)):
             raise E2RankError(
-                f"step {self.step + 1}: the loss or its gradient is not a number; lower the learning rate "
-                f"(the state of the last save is in {self.working})"
+                f"step {self.step + 1}: the loss or its gradient is not a number; lower the learning rate"
+                + state.told(self.working)
             )
         rate = learning_rate(self.step, len(self.batches), recipe)
         for members in self.optimizer.param_groups:

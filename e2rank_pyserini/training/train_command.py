@@ -54,16 +54,13 @@ def train(arguments: Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     record = run(spec, chosen, examples, output, dev=dev, device=arguments.device)
     if "examples" in record:  # the process that wrote the model
-        print(
-            f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens, {cut(record['encoded'])} "
-            f"-> {output} ({record['seconds']:.1f} s)",
-            file=sys.stderr,
-        )
+        kept = f", {record['energy_kept']:.1%} of the change's energy kept" if "energy_kept" in record else ""
+        read = f"{len(examples)} examples, {record['steps']} steps, {record['tokens']} tokens, {cut(record['encoded'])}"
+        print(f"{read}{kept} -> {output} ({record['seconds']:.1f} s)", file=sys.stderr)
 
 
 def _check_options(asked: dict[str, Any], chosen: "Recipe") -> None:
     """Refuse what the chosen training would not read."""
-
     refused = {} if chosen.prompts else dict.fromkeys(("window", "order"), "no prompt is read")
     if chosen.stage == "embed":
         refused |= dict.fromkeys(("listwise", "infonce_weight", "ranknet_weight"), "stage embed knows no lists")
