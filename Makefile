@@ -93,6 +93,7 @@ table: $(READY) ## the paper's table beside MODEL's, over every data set that is
 	@$(E2RANK) table --encoder $(MODEL) $(if $(DATA),--data $(DATA)) $(ON)
 
 train-embedded: $(READY) ## train MODEL (e2rank-minilm by default) by recipes/MODEL from the BEIR folders in COLLECTIONS
+	@test -f recipes/$(MODEL)/train.sh || { echo "MODEL=$(MODEL): expected one of $(notdir $(patsubst %/train.sh,%,$(wildcard recipes/*/train.sh)))" >&2; exit 1; }
 	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/$(MODEL)/train.sh
 
 test: $(READY) ## lint, types and tests

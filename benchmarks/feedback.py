@@ -10,8 +10,9 @@ command itself and stays in --work with its RUN.json, for `e2rank compare`, `rep
    * differs from the query vector, + from Rocchio: paired t-test, p < 0.05 by Holm over the row's four comparisons.
 2. nDCG@10 and R@100 when the *whole* pool is searched again by Rocchio or the prompt, against the model's dense search
    and the first stage; * there: differs from dense search (Holm over the row's two comparisons).
-3. The prompt read otherwise (BM25 only): other windows, orders, an adaptive window, sliding windows, two passes; p is
-   the paired t-test against the model's own window in the given order, uncorrected and by Holm over the year's rows.
+3. The prompt read otherwise (BM25 only): other windows, orders, an adaptive window, sliding windows, two and three
+   passes; p is the paired t-test against the model's own window in the given order, uncorrected and by Holm over the
+   year's rows.
 """
 
 import argparse

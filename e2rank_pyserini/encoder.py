@@ -145,7 +145,8 @@ class E2RankEncoder:
         longest = max(self.spec.lengths.document, self.spec.lengths.query, self.spec.lengths.prompt)
         if places is not None and longest > places:
             raise E2RankError(
-                f"model {self.spec.name}: lengths up to {longest} tokens were asked for, but it has {places} positions"
+                f"model {self.spec.name}: lengths up to {longest} tokens were asked for, but it has {places} positions "
+                "(options, its e2rank.yaml and a recipe's document_length, query_length and prompt_length say them)"
             )
         if self.spec.chat == "tokenizer" and not getattr(tokenizer, "chat_template", None):
             raise E2RankError(

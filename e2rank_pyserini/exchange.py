@@ -57,6 +57,12 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Refusal(BaseModel):
+    """Whatever is no answer: why, in one line."""
+
+    message: str
+
+
 class SearchRequest(_Request):
     """`task` is the retrieval task, `rerank_task` that of the prompt; one that is not read is named in a warning."""
 

@@ -212,6 +212,8 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
     if opened is not None and opened.built_with is not None:  # what the index lacks is encoded as what it holds
         kept = catalog.model_of_sidecar(opened.built_with, str(opened.directory)).lengths.document
         lengths["document"] = arguments.max_length or kept
+        if arguments.max_length not in (None, kept):
+            _tell_other_length(opened, kept, arguments)
     changed = dataclasses.replace(spec.lengths, **{key: value for key, value in lengths.items() if value})
     variant = getattr(arguments, "prompt", None) or spec.prompt
     return E2RankEncoder.load(
@@ -219,6 +221,13 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
         device=arguments.device,
         batch_tokens=arguments.batch_tokens,
     )
+
+
+def _tell_other_length(opened: "DenseIndex", kept: int, arguments: Namespace) -> None:
+    told = f"--max-length {arguments.max_length}: the documents of {opened.directory} were cut to {kept} tokens"
+    if arguments.command == "search":
+        raise E2RankError(f"{told}, and no others are read")
+    print(f"e2rank {arguments.command}: {told}; others, and those of prompts, are cut otherwise", file=sys.stderr)
 
 
 def query_length(spec: catalog.ModelSpec, data: Dataset | None, prompt_length: int | None = None) -> int:

@@ -258,7 +258,7 @@ def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
         return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
     return (
         f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
-        f"directory, or choose a model that a package carries (minilm): {first_line(error)}"
+        f"directory, or choose a model that a package carries (e2rank-minilm): {first_line(error)}"
     )
 
 

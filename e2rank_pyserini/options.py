@@ -57,11 +57,25 @@ def model(parser: ArgumentParser, *, required: bool = False, prompt: bool = True
     parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: auto, bfloat16 where the hardware has it")
-    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a document")
-    parser.add_argument("--query-length", type=positive, metavar="N", help="tokens of a query")
+    parser.add_argument(
+        "--max-length", type=positive, metavar="N", help="tokens of a document (default: the index's, else the model's)"
+    )
+    parser.add_argument(
+        "--query-length",
+        type=positive,
+        metavar="N",
+        help="tokens of a query (default: the data set's, else the model's)",
+    )
     if prompt:
-        parser.add_argument("--prompt-length", type=positive, metavar="N", help="tokens of a listwise prompt")
+        parser.add_argument(
+            "--prompt-length", type=positive, metavar="N", help="tokens of a listwise prompt (default: the model's)"
+        )
     else:
         parser.set_defaults(prompt_length=None)
-    parser.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens encoded at once, padding included")
+    parser.add_argument(
+        "--batch-tokens",
+        type=positive,
+        metavar="N",
+        help="tokens encoded at once, padding included (default: 4096 on a CPU, else 65536)",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")

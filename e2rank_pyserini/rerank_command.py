@@ -173,7 +173,9 @@ def _reading(parser: ArgumentParser, plainly: str = "") -> None:
     parser.add_argument(
         "--rocchio-beta", type=_number, metavar="B", help="weight of the documents' mean (default 0.5; Pyserini 0.1)"
     )
-    parser.add_argument("--passes", type=positive, default=1, metavar="N", help="each pass reads what the last gave")
+    parser.add_argument(
+        "--passes", type=positive, default=1, metavar="N", help="each pass reads what the last gave (default: 1)"
+    )
     parser.add_argument(
         "--interpolate",
         nargs="+",

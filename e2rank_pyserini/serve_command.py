@@ -237,7 +237,7 @@ def add_serve_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--task",
         metavar="generic|dataset|TEXT",
-        help="task of the prompt: the paper's (default), the data set's, a text",
+        help="rerank_task of requests that name none: the paper's (default), the data set's, a text",
     )
     parser.add_argument("--noun", metavar="WORD", help="what the prompt calls the list (default: as the task's)")
     parser.add_argument("--queue", type=positive, default=64, metavar="N", help="requests that may wait (default: 64)")

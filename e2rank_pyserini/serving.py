@@ -13,6 +13,7 @@ from e2rank_pyserini import __version__
 from e2rank_pyserini.answering import Answer, Question, tokens_about
 from e2rank_pyserini.batching import Full, Stopped, Worker
 from e2rank_pyserini.exchange import (
+    Refusal,
     RerankAnswer,
     RerankRequest,
     SearchAnswer,
@@ -27,6 +28,7 @@ from e2rank_pyserini.gate import DEADLINE, GONE, Gate, Metrics, one_line
 from e2rank_pyserini.types import E2RankError
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+_REFUSALS = (401, 413, 422, 429, 503, 504)
 _PATHS = frozenset({"/search", *RERANK_PATHS, "/healthz", "/metrics", "/openapi.json"})
 
 
@@ -43,7 +45,9 @@ def app(worker: Worker, service: Service, metrics: Metrics) -> FastAPI:
     async def answered(request: Request, question: Question) -> Answer:
         return await _answered(worker, request, question, tokens_about(question, service.spec.lengths))
 
-    @made.post("/search", response_model_exclude_none=True)
+    shape: Any = {"response_model_exclude_none": True, "responses": {code: {"model": Refusal} for code in _REFUSALS}}
+
+    @made.post("/search", **shape)
     async def search(asked: SearchRequest, request: Request) -> SearchAnswer:
         """The nearest documents; with `rerank`, the first `depth` by the listwise prompt of the first `window`."""
         return search_answer(asked, await answered(request, search_question(asked, service)), service)
@@ -54,7 +58,7 @@ def app(worker: Worker, service: Service, metrics: Metrics) -> FastAPI:
         return rerank_answer(asked, answer, service, "1" if request.scope["path"].startswith("/v1/") else "2")
 
     for path in RERANK_PATHS:
-        made.post(path, response_model_exclude_none=True)(rerank)
+        made.post(path, **shape)(rerank)
 
     @made.get("/healthz")
     async def healthz() -> dict[str, str]:

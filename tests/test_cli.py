@@ -26,6 +26,20 @@ def rerank(toy_run: Path, beir: Path, tiny_index: Path, output: Path, *more: str
     assert main(["rerank", *words, *more]) == 0
 
 
+def test_a_length_that_is_not_the_indexs(
+    beir: Path, tiny_index: Path, toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A search reads no document; what the index lacks, and prompts, are cut to what is asked for."""
+    both = ["--dataset", str(beir), "--index", str(tiny_index), "--output", str(tmp_path / "x.trec")]
+    told = f"--max-length 9: the documents of {tiny_index} were cut to 48 tokens"
+    assert main(["search", *both, "--max-length", "9"]) == 1
+    assert capsys.readouterr().err == f"e2rank search: {told}, and no others are read\n"
+    assert not (tmp_path / "x.trec").exists()
+    assert main(["search", *both, "--max-length", "48"]) == 0
+    rerank(toy_run, beir, tiny_index, tmp_path / "y.trec", "--max-length", "9")
+    assert f"e2rank rerank: {told}; others, and those of prompts, are cut otherwise\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("variant", ["paper", "card", "train"])
 def test_a_reranked_run_equals_the_reference(
     toy_run: Path, beir: Path, tiny_index: Path, tiny_model: Path, tmp_path: Path, variant: str

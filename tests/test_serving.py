@@ -366,7 +366,14 @@ def test_unknown_paths_and_methods(client: TestClient):
     wrong = client.get("/search")
     assert (wrong.status_code, wrong.json(), wrong.headers["allow"]) == (405, {"message": "Method Not Allowed"}, "POST")
     assert client.get("/docs").status_code == 404
-    assert set(client.get("/openapi.json").json()["paths"]) > {"/search", "/rerank", "/v2/rerank"}
+    told = client.get("/openapi.json").json()
+    assert set(told["paths"]) > {"/search", "/rerank", "/v2/rerank"}
+    for path in ("/search", "/v1/rerank"):
+        answers = told["paths"][path]["post"]["responses"]
+        assert set(answers) == {"200", "401", "413", "422", "429", "503", "504"}
+        for code in set(answers) - {"200"}:
+            assert answers[code]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Refusal"}
+    assert set(told["components"]["schemas"]["Refusal"]["properties"]) == {"message"}
 
 
 def test_without_a_corpus_what_needs_texts_is_refused(made: Made, answering: Answering):

@@ -115,6 +115,8 @@ def _loaded(arguments: Namespace, device: str, texts: Iterable[str], work: Path)
     is_random = arguments.encoder == RANDOM
     if arguments.layers and not is_random:
         raise E2RankError(f"--layers goes with the random model: it does not change {arguments.encoder}")
+    if arguments.like and is_random:
+        raise E2RankError("--like goes with --encoder: the random model is a Qwen3")
     layers = arguments.layers or _LAYERS
     name = str(qwen3(work / "qwen3", texts, layers=layers)) if is_random else arguments.encoder
     encoder = E2RankEncoder.load(
@@ -137,7 +139,10 @@ def add_bench_parser(subparsers: Any, command: Callable[[Sequence[str]], None]) 
     encode.add_argument("--documents", type=positive, default=256, metavar="N", help="how many (default: 256)")
     encode.add_argument("--rounds", type=positive, default=5, metavar="N", help="default: 5")
     rerank = kinds.add_parser(
-        "rerank", help="100 passages a query", description=_RERANK, formatter_class=RawDescriptionHelpFormatter
+        "rerank",
+        help="100 passages a query, by a decoder",
+        description=_RERANK,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     rerank.set_defaults(function=partial(_bench, measure=partial(_reranking, command=command)))
     _common(rerank, RERANKERS)

@@ -79,11 +79,15 @@ def _first_stage(parser: ArgumentParser) -> None:
         metavar="generic|dataset|TEXT",
         help="retrieval task: web search, the data set's, or a text (default: the data set's, else web search)",
     )
-    parser.add_argument("--depth", type=positive, default=100, metavar="N", help="hits that are candidates (100)")
+    parser.add_argument(
+        "--depth", type=positive, default=100, metavar="N", help="hits that are candidates (default: 100)"
+    )
 
 
 def _drawing(parser: ArgumentParser) -> None:
-    parser.add_argument("--documents", type=whole(2), default=16, metavar="N", help="documents an example (16)")
+    parser.add_argument(
+        "--documents", type=whole(2), default=16, metavar="N", help="documents an example (default: 16)"
+    )
     parser.add_argument(
         "--lists",
         type=positive,
@@ -96,13 +100,18 @@ def _drawing(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--pairs", action="store_true", help="a positive and hard negatives a line, for stage I")
     parser.add_argument(
-        "--skip-top", type=whole(0), default=0, metavar="N", help="with --pairs: no negatives from the first N ranks"
+        "--skip-top",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="with --pairs: no negatives from the first N ranks (default: 0)",
     )
     parser.add_argument(
         "--margin",
         type=_number(above=0.0),
         metavar="X",
-        help="with --pairs and --index: drop negatives whose cosine with the query is above X times the positive's",
+        help="with --pairs and --index: drop negatives whose cosine with the query is above X times the positive's "
+        "(0.95, say)",
     )
     parser.add_argument(
         "--relevance",
@@ -110,7 +119,9 @@ def _drawing(parser: ArgumentParser) -> None:
         metavar="GRADE",
         help="least grade of a positive (default: the data set's, else 1)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random lists (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random lists, with --lists (default: 0)"
+    )
     parser.add_argument(
         "--fold",
         choices=("train", "dev"),

@@ -15,17 +15,17 @@ from e2rank_pyserini.types import E2RankError
 if TYPE_CHECKING:
     from e2rank_pyserini.training.recipe import Recipe
 
-OVERRIDES: tuple[tuple[str, Callable[[str], Any], str], ...] = (
-    ("steps", positive, "N"),
-    ("batch", positive, "N"),
-    ("window", positive, "N"),
-    ("seed", int, "N"),
-    ("learning_rate", float, "RATE"),
-    ("order", str, "given|shuffle|reverse"),
-    ("listwise", str, "prompt|query"),
-    ("infonce_weight", float, "W"),
-    ("ranknet_weight", float, "W"),
-    ("teacher", str, "NAME|DIR"),
+OVERRIDES: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
+    ("steps", positive, "N", "batches in all"),
+    ("batch", positive, "N", "examples a step, all of one source"),
+    ("window", positive, "N", "documents that a prompt reads"),
+    ("seed", int, "N", "of the batches' order, of --order shuffle and of a new adapter"),
+    ("learning_rate", float, "RATE", "the highest, after the warm-up"),
+    ("order", str, "given|shuffle|reverse", "of the documents in a prompt"),
+    ("listwise", str, "prompt|query", "what RankNet orders the documents by"),
+    ("infonce_weight", float, "W", "of InfoNCE in stage rank"),
+    ("ranknet_weight", float, "W", "of RankNet in stage rank"),
+    ("teacher", str, "NAME|DIR", "the model whose vectors are learnt"),
 )
 
 
@@ -86,5 +86,5 @@ def add_train_parser(subparsers: Any) -> None:
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, … (default: a GPU where there is one)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
     group = parser.add_argument_group("instead of the recipe's")
-    for name, kind, metavar in OVERRIDES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar)
+    for name, kind, metavar, what in OVERRIDES:
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=what)
