@@ -53,7 +53,12 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
         arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
     if "output" in arguments:
         arguments.words = words  # what RUN.json holds
-        arguments.output = _here(arguments.output)
+    for name in ("output", "topics", "qrels", "excluded", "run", "baseline", "runs", "input"):
+        given = getattr(arguments, name, None)
+        if isinstance(given, list):
+            setattr(arguments, name, [_here(name, place) for place in given])
+        elif given is not None:
+            setattr(arguments, name, _here(name, given))
     if "split" in arguments:
         arguments.split = _split(arguments)
     with recording():
@@ -67,14 +72,15 @@ def _split(arguments: argparse.Namespace) -> str:
     return arguments.split or str(import_module("e2rank_pyserini.datasets").SPLIT)
 
 
-def _here(output: str | None) -> str | None:
-    """The path of an output; a URL would be a folder of that name."""
-    if output is None or "://" not in output:
-        return output
+def _here(name: str, place: str) -> str:
+    """The path of a file that is read or written; a URL would be a folder of that name."""
+    if "://" not in place:
+        return place
     storage = import_module("e2rank_pyserini.storage")
-    if storage.is_remote(output):
-        raise E2RankError(f"--output {output}: expected a path on this machine, got a URL")
-    return str(storage.local(output))
+    if storage.is_remote(place):
+        option = "" if name in ("baseline", "runs", "input") else f"--{name} "
+        raise E2RankError(f"{option}{place}: expected a path on this machine, got a URL")
+    return str(storage.local(place))
 
 
 def _command(words: Sequence[str]) -> None:

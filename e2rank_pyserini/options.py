@@ -57,9 +57,8 @@ def model(parser: ArgumentParser, *, required: bool = False, prompt: bool = True
     parser.add_argument("--like", metavar="NAME", help="the named model whose settings an unknown one shares")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: auto, bfloat16 where the hardware has it")
-    parser.add_argument(
-        "--max-length", type=positive, metavar="N", help="tokens of a document (default: the index's, else the model's)"
-    )
+    length = "the model's" if required else "the index's, else the model's"
+    parser.add_argument("--max-length", type=positive, metavar="N", help=f"tokens of a document (default: {length})")
     parser.add_argument(
         "--query-length",
         type=positive,

@@ -1047,6 +1047,32 @@ def test_output_behind_a_url(refused: Refused, line: str):
     refused(line.replace("{out}", "s3://bucket/out"), "--output s3://bucket/out: expected a path on this machine")
 
 
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (f"{SEARCH} --topics s3://b/t.tsv", "--topics s3://b/t.tsv"),
+        (f"{SEARCH} --excluded s3://b/e.txt", "--excluded s3://b/e.txt"),
+        (RERANK.replace("{run}", "s3://b/r.trec"), "--run s3://b/r.trec"),
+        ("eval --qrels s3://b/q.txt {run}", "--qrels s3://b/q.txt"),
+        ("eval --dataset {beir} s3://b/r.trec", "s3://b/r.trec"),
+        ("compare --dataset {beir} s3://b/r.trec {run}", "s3://b/r.trec"),
+        (REPORT.replace("{run} {run}", "{run} s3://b/r.trec"), "s3://b/r.trec"),
+        ("convert s3://b/x --to trec --output {out}", "s3://b/x"),
+        ("data --dataset {beir} --run {run} --run s3://b/r.trec --output {out}", "--run s3://b/r.trec"),
+    ],
+)
+def test_a_file_behind_a_url(refused: Refused, line: str, what: str):
+    refused(line, f": {what}: expected a path on this machine, got a URL")
+
+
+def test_a_file_of_this_machine_may_be_a_url(beir: Path, toy_run: Path, capsys: pytest.CaptureFixture[str]):
+    tables = []
+    for before in ("", "file://"):
+        assert main(["eval", "--qrels", f"{before}{beir}/qrels/test.tsv", f"{before}{toy_run}"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
 def test_index_exists_already(tmp_path: Path, tiny_index: Path, refused: Refused):
     shutil.copytree(tiny_index, tmp_path / "old")
     refused(INDEX.replace("{out}", "{tmp}/old"), "{tmp}/old: exists already")
