@@ -278,7 +278,8 @@ def corpus_holds(lines: list[str]) -> Any:
 def examples(draw: Draw) -> tuple[str, Any]:
     found, text = [], ""
     for _ in range(draw(st.integers(1, 4))):
-        query, listed = draw(LINES), draw(st.lists(TEXTS.map(str.strip), min_size=2, max_size=5))
+        # a negative that is the positive would go
+        query, listed = draw(LINES), draw(st.lists(TEXTS.map(str.strip), min_size=2, max_size=5, unique=True))
         order = draw(st.permutations(range(len(listed))))
         authors = {"query": query, "document": listed, "ranking": [n + 1 for n in order], "source": "s"}
         flag = {"query": query, "pos": listed[:1], "neg": listed[1:]}
