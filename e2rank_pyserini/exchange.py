@@ -180,9 +180,10 @@ def rerank_question(asked: RerankRequest, service: Service) -> Rerank:
 
 def search_answer(asked: SearchRequest, answer: Answer, service: Service) -> SearchAnswer:
     found = [_found(hit.docid, hit.score, answer.documents) for hit in answer.hits]
-    plain = asked.task is not None and "{task}" not in service.spec.query
-    listwise = asked.rerank_task is not None and service.spec.prompt in WITHOUT_TASK
-    return SearchAnswer(hits=found, warnings=_not_read([*["task"] * plain, *["rerank_task"] * listwise]) or None)
+    unread = ["task"] if asked.task is not None and "{task}" not in service.spec.query else []
+    if asked.rerank_task is not None and service.spec.prompt in WITHOUT_TASK:
+        unread.append("rerank_task")
+    return SearchAnswer(hits=found, warnings=_not_read(unread) or None)
 
 
 def rerank_answer(asked: RerankRequest, answer: Answer, service: Service, version: str) -> RerankAnswer:

@@ -65,17 +65,18 @@ def linear_layers(network: Any) -> dict[str, Any]:
 def change_of(network: Any, spec: ModelSpec, recipe: Recipe) -> tuple[Any, float]:
     """What `recipe.compress` makes of a trained network: an adapter of its base, and the share of the change in it."""
     base = E2RankEncoder.load(dataclasses.replace(spec, adapter=None), device="cpu", dtype="float32").network
-    if not changes(network, base):
-        raise E2RankError("no weight has changed: the learning rate is too low, or the examples' documents all tie")
     kind = recipe.compress
     return compressed(network, base, kind) if isinstance(kind, int) else rounded(network, base)
 
 
 def changes(network: Any, before: Any) -> dict[str, Any]:
-    """What changed in the linear layers, by the layer's name: (out, in) float32."""
+    """What changed in the linear layers, by the layer's name: (out, in) float32. E2RankError where nothing did."""
     original = {name: module.weight.detach().float() for name, module in linear_layers(before).items()}
     found = ((name, module.weight.detach().float() - original[name]) for name, module in linear_layers(network).items())
-    return {name: change for name, change in found if change.any()}  # BERT's pooler is never used
+    changed = {name: change for name, change in found if change.any()}  # BERT's pooler is never used
+    if not changed:
+        raise E2RankError("no weight has changed: the learning rate is too low, or the examples' documents all tie")
+    return changed
 
 
 def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
@@ -101,7 +102,7 @@ def compressed(network: Any, before: Any, rank: int) -> tuple[Any, float]:
             layer.lora_B["default"].weight.zero_()[:, :most] = left[:, :rank] * root
         kept += float((sizes[:rank] ** 2).sum())
         total += float((sizes**2).sum())
-    return adapted, kept / total if total else 1.0
+    return adapted, kept / total
 
 
 def rounded(network: Any, before: Any) -> tuple[Delta, float]:
@@ -113,7 +114,7 @@ def rounded(network: Any, before: Any) -> tuple[Delta, float]:
         found = restored(delta.tensors[f"{name}.codes"], delta.tensors[f"{name}.scales"])[:, : change.shape[1]]
         lost += float((found - change).square().sum())
         total += float(change.square().sum())
-    return delta, 1 - lost / total if total else 1.0
+    return delta, 1 - lost / total
 
 
 def _choose(network: Any, recipe: Recipe) -> None:
