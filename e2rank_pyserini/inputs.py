@@ -224,10 +224,12 @@ def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Data
 
 
 def _tell_other_length(opened: "DenseIndex", kept: int, arguments: Namespace) -> None:
+    """Refuse a document length that nothing would read; elsewhere say that two lengths meet."""
     told = f"--max-length {arguments.max_length}: the documents of {opened.directory} were cut to {kept} tokens"
     if arguments.command == "search":
         raise E2RankError(f"{told}, and no others are read")
-    print(f"e2rank {arguments.command}: {told}; others, and those of prompts, are cut otherwise", file=sys.stderr)
+    what = "documents that it lacks, and those in prompts, are cut to the length that was asked for"
+    print(f"e2rank {arguments.command}: {told}; {what}", file=sys.stderr)
 
 
 def query_length(spec: catalog.ModelSpec, data: Dataset | None, prompt_length: int | None = None) -> int:

@@ -33,7 +33,8 @@ def prepared(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[
         try:
             made[name] = make()
         except Exception as error:  # noqa: BLE001
-            absent[name] = (first_line if isinstance(error, ImportError | E2RankError) else kind_and_line)(error)
+            said = first_line if isinstance(error, ImportError | E2RankError) else kind_and_line
+            absent[name] = said(error)
     tell_absent(absent)
     return made, absent
 

@@ -244,8 +244,8 @@ def _fold(topics: dict[str, str], fold: str | None) -> dict[str, str]:
         return topics
     first: dict[str, str] = {}
     asked = {qid: first.setdefault(" ".join(query.split()), qid) for qid, query in topics.items()}
-    kept = {qid for qid in topics if (sha256(asked[qid].encode()).digest()[-1] < 26) == (fold == "dev")}
-    return {qid: query for qid, query in topics.items() if qid in kept}
+    dev = {qid for qid in asked.values() if sha256(qid.encode()).digest()[-1] < 26}
+    return {qid: query for qid, query in topics.items() if (asked[qid] in dev) == (fold == "dev")}
 
 
 def _number(above: float = -math.inf) -> Callable[[str], float]:
