@@ -964,6 +964,23 @@ def test_bfloat16_trains_float32_weights(spec: ModelSpec, tmp_path: Path):
     assert half != full
 
 
+@pytest.mark.parametrize(("native", "meant"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_hardware_computes_in_it(
+    native: bool, meant: str, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Elsewhere it is emulated, and trains several times as slowly as float32."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": native})
+    auto, named = (
+        train(spec, dataclasses.replace(RANK, dtype=dtype, steps=1), DATA, tmp_path / dtype, device="cpu")
+        for dtype in ("auto", meant)
+    )
+    assert auto["recipe"]["dtype"] == meant
+    assert auto["fingerprint"] == named["fingerprint"]
+    ours, theirs = weights_of(tmp_path / "auto"), weights_of(tmp_path / meant)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
 def test_a_process_without_a_row_is_refused(spec: ModelSpec, tmp_path: Path):
     with pytest.raises(E2RankError, match="a batch of 4 is too small for 5 processes"):
         Training(spec, RANK, DATA, tmp_path / "out", (), "cpu", 0, 5)
@@ -975,4 +992,4 @@ def test_the_papers_recipes():
     assert embed.learning_rate in (5e-6, 2e-5)  # the paper has both
     assert (rank.temperature, rank.batch, rank.learning_rate, rank.warmup, rank.epochs) == (0.03, 128, 5e-6, 0.03, 1)
     assert (rank.infonce_weight, rank.ranknet_weight, rank.ranknet_scale) == (1.0, 2.0, 10.0)
-    assert (rank.document_length, rank.query_length, rank.dtype) == (1024, 512, "bfloat16")
+    assert (rank.document_length, rank.query_length, rank.dtype) == (1024, 512, "auto")

@@ -12,11 +12,18 @@ from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec, near_miss
 from e2rank_pyserini.delta import FILE, Delta, restored
+from e2rank_pyserini.devices import choose_device, choose_dtype
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import adapter_of, check_base, whole_adapter, with_adapter
 from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.training.recipe import Lora, Recipe
 from e2rank_pyserini.types import E2RankError, first_line
+
+
+def settled(recipe: Recipe, device: str | None) -> Recipe:
+    """The recipe with what a dtype `auto` means on this device: a run goes on in the precision that it began in."""
+    dtype = str(choose_dtype(recipe.dtype, choose_device(device)))
+    return dataclasses.replace(recipe, dtype=dtype.removeprefix("torch."))
 
 
 def learner(spec: ModelSpec, recipe: Recipe, device: str | None) -> E2RankEncoder:

@@ -68,7 +68,7 @@ class Recipe:
     compress: int | str | None = None
     layers: int | None = None
     compile: bool = False
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     chunk_tokens: int = 8192
     cached: bool = False
     checkpointing: bool = False
@@ -82,7 +82,7 @@ class Recipe:
         one_of("recipe: listwise", self.listwise, ("prompt", "query"))
         one_of("recipe: order", self.order, ("given", "shuffle", "reverse"))
         one_of("recipe: distil_prompt", self.distil_prompt, ("prompt", "feedback"))
-        one_of("recipe: dtype", self.dtype, ("bfloat16", "float32"))
+        one_of("recipe: dtype", self.dtype, ("auto", "bfloat16", "float32"))
         for name in ("batch", "epochs", "steps", "window", "chunk_tokens", "evaluate_every", "save_every", "layers"):
             self._at_least(name, 1)
         if isinstance(self.compress, str):

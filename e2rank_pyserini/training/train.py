@@ -28,7 +28,7 @@ from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
-from e2rank_pyserini.training.network import at_lengths_of, change_of, is_compiled, learner, reading
+from e2rank_pyserini.training.network import at_lengths_of, change_of, is_compiled, learner, reading, settled
 from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
@@ -92,7 +92,8 @@ class Training:
         rank: int,
         world: int,
     ) -> None:
-        self.recipe, self.output, self.dev = recipe, output, dev
+        self.recipe = recipe = settled(recipe, device)
+        self.output, self.dev = output, dev
         self.rank, self.world = rank, world
         self.examples = [chosen(example, recipe) for example in examples]
         if recipe.batch < world:

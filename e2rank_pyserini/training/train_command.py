@@ -19,6 +19,7 @@ OVERRIDES: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
     ("steps", positive, "N", "batches in all"),
     ("batch", positive, "N", "examples a step, all of one source"),
     ("window", positive, "N", "documents that a prompt reads"),
+    ("dtype", str, "auto|bfloat16|float32", "what is computed in; auto: bfloat16 where the hardware does"),
     ("seed", int, "N", "of the batches' order, of --order shuffle and of a new adapter"),
     ("learning_rate", float, "RATE", "the highest, after the warm-up"),
     ("order", str, "given|shuffle|reverse", "of the documents in a prompt"),
