@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from e2rank_pyserini.bench import yardstick
-from e2rank_pyserini.index import flat_header
+from e2rank_pyserini.kinds import flat_header
 from e2rank_pyserini.sharded import open_index
 from e2rank_pyserini.shards import Task, opened
 

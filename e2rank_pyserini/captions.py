@@ -59,7 +59,7 @@ def window(found: Sequence[Sweep]) -> str:
             f"window {window} {with_interval(entry.main.mean, entry.means[MAIN])}" for window, entry in sweep.entries
         )
         told.append(f"{sweep.model} on {sweep.of}: {points}")
-    return f"{MAIN} in percent over the number of documents in the prompt. {sentences(told)}"
+    return f"{MAIN} in percent over the window, which is the most documents that a prompt holds. {sentences(told)}"
 
 
 def verdict(better: Sequence[Entry], worse: Sequence[Entry], others: Sequence[Entry], baseline: Entry) -> list[Markup]:

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except E2RankError as error:
         _say(f"e2rank {arguments.command}: {error}")
         return 1
+    except MemoryError:
+        _say(f"e2rank {arguments.command}: what it reads does not fit into memory")
+        return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -49,6 +52,13 @@ def _say(line: str) -> None:
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> None:
+    _settle(arguments, words)
+    with recording():
+        arguments.function(arguments)
+
+
+def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
+    """What the words leave open; refuses URLs where files of this machine are expected."""
     if "function" not in arguments:
         arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
     if "output" in arguments:
@@ -61,8 +71,6 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
             setattr(arguments, name, _here(name, given))
     if "split" in arguments:
         arguments.split = _split(arguments)
-    with recording():
-        arguments.function(arguments)
 
 
 def _split(arguments: argparse.Namespace) -> str:
@@ -88,6 +96,13 @@ def _command(words: Sequence[str]) -> None:
     _run(_parser().parse_args(words), list(words))
 
 
+def _meant(words: Sequence[str]) -> argparse.Namespace:
+    """What a command would do; nothing of it is done."""
+    arguments = _parser().parse_args(words)
+    _settle(arguments, list(words))
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="e2rank", description="E2Rank for Pyserini: one embedding model retrieves and reranks."
@@ -100,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _bm25(commands.add_parser("bm25", help="topics -> run: BM25 by Pyserini, its Lucene index built when missing"))
     add_rerank_parser(commands)
     add_feedback_parser(commands)
-    add_rerun_parser(commands)
+    add_rerun_parser(commands, _meant)
     _eval(commands.add_parser("eval", help="runs and qrels -> one table of measures"))
     add_compare_parser(commands)
     add_report_parser(commands)

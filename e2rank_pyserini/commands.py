@@ -111,7 +111,7 @@ def info(arguments: Namespace) -> None:
     """What there is to name, and what this machine has."""
     from e2rank_pyserini import java
     from e2rank_pyserini.devices import choose_device, choose_dtype
-    from e2rank_pyserini.index import faiss_package
+    from e2rank_pyserini.kinds import faiss_package
 
     device = choose_device(None)
     print(f"models     {' '.join(catalog.model_names())}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from e2rank_pyserini import options
 from e2rank_pyserini.choices import MEASURES, TESTS
 from e2rank_pyserini.numerals import positive
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, clean
 
 if TYPE_CHECKING:
     from e2rank_pyserini.comparison import Row
@@ -36,7 +36,7 @@ def compare(arguments: Namespace) -> None:
     if arguments.json:
         for row in rows:
             values = {key: value for key, value in row._asdict().items() if key != "by_topic"}
-            print(json.dumps({**values, "robustness": row.robustness, "topics": len(qrels)}))
+            print(json.dumps({**values, "robustness": row.robustness, "topics": len(qrels), **_test(arguments)}))
         return
     print(_table(rows, arguments.measure))
     shown = [extremes(changes(row, rows[0]), arguments.gains) for row in rows[1:]]
@@ -50,10 +50,19 @@ def compare(arguments: Namespace) -> None:
         print(f"\n{row.run} against {rows[0].run}")
         for qid, gain in found:
             before, after = rows[0].by_topic[qid], row.by_topic[qid]
-            print(f"{100 * gain:+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {qid}  {topics.get(qid, '')}")
+            asked = clean(f"{qid}  {topics.get(qid, '')}")
+            print(f"{100 * gain:+7.2f}  {100 * before:6.2f} -> {100 * after:6.2f}  {asked}")
             for one in moves[qid]:
                 place = f"{one.before or '-':>5} -> {one.after or '-':<5}  grade {one.grade}  {one.docid}"
-                print(f"         {place}  {texts.get(one.docid, '')}".rstrip())
+                print(f"         {clean(place)}  {clean(texts.get(one.docid, ''))}".rstrip())
+
+
+def _test(arguments: Namespace) -> dict[str, Any]:
+    """What the p-values are of."""
+    from e2rank_pyserini.comparison import RESAMPLES
+
+    sampled = {"seed": arguments.seed or 0, "resamples": RESAMPLES} if arguments.test == "randomisation" else {}
+    return {"measure": arguments.measure, "test": arguments.test, **sampled}
 
 
 def _texts(corpus: str | None, docids: set[str]) -> dict[str, str]:

@@ -46,6 +46,8 @@ def built_aside(directory: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
     staging = directory.with_name(f".{directory.name}.building")
+    if staging.is_symlink():  # not ours: what it leads to would be emptied
+        raise E2RankError(f"{staging}: is a link where {directory.name} is to be built; remove it")
     try:
         with held(staging):
             try:

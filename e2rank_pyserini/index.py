@@ -1,7 +1,5 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
-import importlib.metadata
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,56 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_pyserini.docids import Docids
+from e2rank_pyserini.kinds import check_numbers, faiss_module, graph_of, read_faiss, reason
 from e2rank_pyserini.sealed import SEAL, read_sealed
 from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
 _LOOKED_AT = 64  # vectors
 _BLAS = 20  # queries from which on FAISS lets BLAS compute a Flat index's scores
-
-
-def faiss_module() -> Any:
-    """FAISS, or one line that says how to get it. PyPI's two FAISS packages own one directory: refuse both."""
-    names = [name for name in ("faiss-cpu", "faiss-gpu") if _installed(name)]
-    if len(names) == 2:
-        raise E2RankError(
-            "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then "
-            "install one (pip uninstall faiss-cpu faiss-gpu; pip install 'e2rank-pyserini[cpu]')"
-        )
-    try:
-        import faiss
-    except ImportError as error:
-        raise E2RankError(
-            f"FAISS cannot be imported ({error}); pip install 'e2rank-pyserini[cpu]' (or [gpu], which "
-            "needs the CUDA 12 libraries)"
-        ) from error
-    return faiss
-
-
-def faiss_package() -> str:
-    """Which FAISS this is: the distribution and its version."""
-    faiss = faiss_module()
-    name = next((name for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), "faiss")
-    return f"{name} {faiss.__version__}"
-
-
-def read_faiss(path: Path) -> Any:
-    """FAISS's index in a file, memory-mapped. Raises E2RankError for what FAISS cannot read."""
-    faiss = faiss_module()
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except (RuntimeError, MemoryError) as error:  # it believes what a header says of sizes
-        raise E2RankError(f"{path}: not readable by FAISS: {reason(error)}") from error
-
-
-def flat_header(dim: int, count: int) -> bytes:
-    """What FAISS writes of a Flat index (inner product) before its `count` vectors of `dim` float32 each.
-
-    The number of vectors stands behind four bytes each of type and width, the number of floats at the end.
-    """
-    faiss = faiss_module()
-    empty = faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes()
-    return bytes(empty[:8] + count.to_bytes(8, "little") + empty[16:-8] + (count * dim).to_bytes(8, "little"))
 
 
 class Encodes(Protocol):
@@ -98,7 +53,7 @@ class DenseIndex:
         if repeated := self.docids.repeated():
             raise E2RankError(f"{directory / 'docid'}: {repeated} docids appear more than once")
         self._direct_map = False
-        self._graph = self._hnsw()
+        self._graph = graph_of(self.index)
         self._reach = int(self._graph.efSearch) if self._graph is not None else 0
         if encoder is not None:
             self.check_model(encoder.record, encoder.dim)
@@ -140,6 +95,7 @@ class DenseIndex:
         if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
             self._graph.efSearch = max(self._reach, many)
         scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
+        check_numbers(rows, rows.clip(-1, len(self) - 1), self.directory)
         if not rows.max(initial=-1) >= 0 and len(rows):
             raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
         found = []
@@ -212,19 +168,14 @@ class DenseIndex:
                 f"{self.docids[wrong]}); encode with --l2-norm"
             )
 
-    def _hnsw(self) -> Any:
-        """The HNSW graph of the index, behind a transformation or beside full vectors too; None of other kinds."""
-        inner = self.index
-        while isinstance(inner, self.faiss.IndexPreTransform | self.faiss.IndexRefine):
-            inside = inner.index if isinstance(inner, self.faiss.IndexPreTransform) else inner.base_index
-            inner = self.faiss.downcast_index(inside)
-        return inner.hnsw if isinstance(inner, self.faiss.IndexHNSW) else None
-
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map."""
         inner = None if self._direct_map else self.faiss.try_extract_index_ivf(self.index)
-        if inner is not None:
-            inner.make_direct_map()
+        try:
+            if inner is not None:
+                inner.make_direct_map()
+        except RuntimeError as error:
+            raise E2RankError(f"{self.directory}: FAISS cannot give its vectors back: {reason(error)}") from error
         self._direct_map = True
 
 
@@ -270,17 +221,3 @@ def read_sidecar(directory: Path) -> dict[str, Any] | None:
     if not isinstance(loaded.get("model"), dict | None):
         raise E2RankError(f"{path}: expected the model as an object, got {shown(loaded['model'])}")
     return loaded
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def reason(error: Exception) -> str:
-    """What FAISS says is wrong, without the place in its own source."""
-    told = str(error).strip().rsplit("Error: ", 1)[-1]
-    return re.sub(r"^Error in .* at \S+:\d+: ", "", told, flags=re.S).replace("\n", " ")

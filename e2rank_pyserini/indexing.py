@@ -15,8 +15,9 @@ from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.encoding import Engine, encode, here
-from e2rank_pyserini.index import SIDECAR, faiss_module, faiss_package, flat_header, reason
+from e2rank_pyserini.index import SIDECAR
 from e2rank_pyserini.integrity import hashes
+from e2rank_pyserini.kinds import faiss_module, faiss_package, flat_header, reason
 from e2rank_pyserini.prompts import TITLE_AND_TEXT
 from e2rank_pyserini.sealed import seal
 from e2rank_pyserini.shards import SHARD_DOCUMENTS, Shard, Shards, summed

@@ -18,7 +18,7 @@ from e2rank_pyserini.sharded import fingerprint as index_fingerprint
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels
-from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics
+from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics, clean
 
 if TYPE_CHECKING:
     from e2rank_pyserini.encoder import E2RankEncoder
@@ -178,7 +178,7 @@ def rerank_task(arguments: Namespace, data: Dataset | None) -> tuple[str, str]:
 
 def opened_index(arguments: Namespace) -> "DenseIndex":
     """The index of --index, searched with --threads threads. Read `fingerprints` first: it refuses damaged bytes."""
-    from e2rank_pyserini.index import faiss_module
+    from e2rank_pyserini.kinds import faiss_module
     from e2rank_pyserini.sharded import open_index
 
     opened = open_index(arguments.index)
@@ -277,8 +277,8 @@ def tell_other_corpus(opened: "DenseIndex", source: str, command: str) -> None:
     if was == corpora.fingerprint(source):
         return
     print(
-        f"e2rank {command}: {opened.directory} was built from {built}, and by names and sizes of its files {source} is "
-        "another corpus, or has changed since: what is read may not be what its vectors are of",
+        f"e2rank {command}: {opened.directory} was built from {clean(str(built))}, and by names and sizes of its files "
+        f"{source} is another corpus, or has changed since: what is read may not be what its vectors are of",
         file=sys.stderr,
     )
 

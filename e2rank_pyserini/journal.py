@@ -90,7 +90,7 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return locked(
             self.path,
-            lambda: os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666),
+            lambda: os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666),
             f"{output}: another process is making it; wait, or choose another name",
         )
 
@@ -111,7 +111,16 @@ class Journal:
                 os.ftruncate(self._file, place)
                 return
             place += _HEAD + length
-            yield Entry(json.loads(line), place - len(data), len(data))
+            yield Entry(self._object(line), place - len(data), len(data))
+
+    def _object(self, line: bytes) -> dict[str, Any]:
+        try:
+            about = json.loads(line)
+        except (ValueError, RecursionError):
+            about = None
+        if not isinstance(about, dict):
+            raise E2RankError(f"{self.path}: holds entries that are not ours; remove it")
+        return about
 
     def _failed(self, error: OSError) -> E2RankError:
         return E2RankError(f"{self.path}: cannot be kept: {error.strerror or error}")

@@ -48,6 +48,7 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
     Raises E2RankError, one line, when the weights cannot be found, reached or read.
     """
     where, options = _place(spec)
+    options["trust_remote_code"] = False  # Transformers would ask on the terminal
     try:
         with quiet():  # what it would warn of is checked below, and is an error here
             if spec.layers is not None:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 
-from e2rank_pyserini.report import clean
+from e2rank_pyserini.types import clean
 
 
 class Markup(str):

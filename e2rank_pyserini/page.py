@@ -68,6 +68,7 @@ def _whole(runs: Sequence[Entry], sections: Mapping[str, str]) -> str:
     """The page around its sections, by their headings."""
     title = f"{len(runs) - 1} run{'s' * (len(runs) > 2)} against {runs[0].name}"
     count = len(runs[0].main.by_topic)
+    alone = " (of one topic it is a point, and says nothing of others)" if count == 1 else ""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     links = "".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in sections)
     verdict = "".join(f"<li>{text(one)}</li>" for one in captions.verdict(*verdicts(runs), runs[0]))
@@ -89,8 +90,8 @@ def _whole(runs: Sequence[Entry], sections: Mapping[str, str]) -> str:
 <body>
 <header>
 <h1>{text(title)}</h1>
-<p>{count} judged topic{"s" * (count != 1)}. Values are percent, in brackets the 95% interval over topics. A run is
-told apart from the baseline where the paired test by {MAIN}, corrected by Holm over the runs of this page, gives
+<p>{count} judged topic{"s" * (count != 1)}. Values are percent, in brackets the 95% interval over topics{alone}. A run
+is told apart from the baseline where the paired test by {MAIN}, corrected by Holm over the runs of this page, gives
 p &lt; {ALPHA}.</p>
 <ul>{verdict}</ul>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
@@ -109,8 +110,8 @@ def _measures(runs: Sequence[Entry], pictures: Mapping[str, Picture]) -> str:
     ]
     caption = (
         "Mean over all judged topics, a topic without hits counting 0; percentile bootstrap over topics. judged@10 is "
-        "the share of the first 10 hits that is judged: no measure of quality; where it is low, the others understate "
-        "the run."
+        "the share of the first 10 hits that is judged: no measure of quality; where it is low because hits are not "
+        "judged, and not because topics have none, the others understate the run."
     )
     told = (
         "Intervals of two runs may overlap although the runs differ: both meet the same topics, which the paired "

@@ -27,6 +27,7 @@ GRADES = (  # lowest first; more grades than these are rare, and look like the l
     ("#56B4E9", "X"),
     ("#000000", "v"),
 )
+_KEY = "dot: mean over topics; bar: 95% bootstrap interval; hollow dot, dashed line: the baseline, "
 WIDTH = 7.6  # inches
 DPI = 160
 _LOOKS = {
@@ -85,6 +86,7 @@ def topics(runs: Sequence[Entry]) -> bytes:
             axis.text(0.98, 0.96, told, transform=axis.transAxes, ha="right", va="top", bbox=around)
             axis.set_xlabel("topics, sorted by difference")
             axis.set_ylabel(f"{MAIN}, difference")
+        _tell(figure, f"baseline: {runs[0].name}")
 
     return _drawn(_height(runs, 2.3), draw)
 
@@ -117,6 +119,7 @@ def ranks(runs: Sequence[Entry]) -> bytes:
         if grades:
             handles, labels = figure.axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper center", ncols=len(grades), markerscale=1.6)
+        _tell(figure, f"baseline: {runs[0].name}")
 
     return _drawn(_height(runs, 4.2), draw)
 
@@ -161,6 +164,7 @@ def latency(found: Sequence[tuple[Entry, float]], baseline: Entry) -> bytes:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
+        _tell(figure, _KEY + baseline.name)
 
     return _drawn(high, draw)
 
@@ -178,10 +182,16 @@ def window(found: Sequence[Sweep], baseline: Entry) -> bytes:
             axis.set_xticks(apart(windows))
             title = wrapped(f"{sweep.model} on {sweep.of}", 90)
             axis.set_title(title, loc="left", fontweight="bold", parse_math=False)
-            axis.set_xlabel("window: documents in the prompt")
+            axis.set_xlabel("window: documents in a prompt, at most")
             axis.set_ylabel(f"{MAIN}, percent")
+        _tell(figure, _KEY + baseline.name)
 
     return _drawn(2.9 * len(found), draw)
+
+
+def _tell(figure: Figure, words: str) -> None:
+    """What a picture means that is taken out of the page."""
+    figure.supxlabel(wrapped(words, 100), fontsize=8, parse_math=False)
 
 
 def _bar(axis: Axes, place: float, row: Row, interval: Interval, *, hollow: bool) -> None:

@@ -32,6 +32,7 @@ from e2rank_pyserini.outputs import Used, report, run_tag, tell_few, tell_parts,
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.remembering import Memory
 from e2rank_pyserini.reranking import check_known, check_texts, missing, prompt_vectors, rescore
+from e2rank_pyserini.tally import cut
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError, Run, Vectors
@@ -155,6 +156,8 @@ class Refining:
                 "cut to fit",
                 file=sys.stderr,
             )
+        if tally.documents_truncated or tally.queries_truncated:  # the plain query's vector has a length of its own
+            print(cut({key: count for key, count in vars(tally).items() if "prompt" not in key}), file=sys.stderr)
         tell_parts(len(run))
         report(f"{len(run)} queries, {what}, {tally.documents} documents encoded on the fly -> {self.arguments.output}")
 

@@ -17,7 +17,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.journal import Entry, Journal
 from e2rank_pyserini.timing import credit, timed
 from e2rank_pyserini.tokens import Ids
-from e2rank_pyserini.types import Vectors
+from e2rank_pyserini.types import E2RankError, Vectors
 
 
 class Memory:
@@ -37,12 +37,16 @@ class Memory:
         last: dict[str, Any] = {}  # the settings of the entries that follow
         others = 0
         for entry in self.journal.entries:
-            if "settings" in entry.about:
-                last = entry.about["settings"]
-            elif last == self.settings:
-                self.known[bytes.fromhex(entry.about["batch"])] = entry
-            else:
-                others += entry.about["texts"]
+            try:
+                if "settings" in entry.about:
+                    last = dict(entry.about["settings"])
+                elif last == self.settings:
+                    self.known[bytes.fromhex(entry.about["batch"])] = entry
+                else:
+                    others += int(entry.about["texts"])
+            except (KeyError, TypeError, ValueError) as error:
+                self.journal.close(keep=True)
+                raise E2RankError(f"{self.journal.path}: holds entries that are not ours; remove it") from error
         self.told = last == self.settings
         self.before = set(self.known)
         self.reused = self.encoded = 0

@@ -4,7 +4,6 @@ Nothing is drawn or written here: `plots` draws it, `page` writes it.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from e2rank_pyserini.choices import MEASURES, WITHOUT_TASK
 from e2rank_pyserini.comparison import Moved, Row, Scores, intervals, moved, table
 from e2rank_pyserini.provenance import STEPS
-from e2rank_pyserini.types import Qrels, Run
+from e2rank_pyserini.types import Qrels, Run, clean
 
 MAIN = "nDCG@10"  # of the pictures that show one measure
 SHOWN = (*MEASURES, "judged@10")
@@ -151,7 +150,7 @@ def sweeps(runs: Sequence[Entry]) -> list[Sweep]:
                 prompt |= {"task": None, "noun": None}
             options = {key: value for key, value in entry.kept.get("options", {}).items() if key not in _APART}
             of = entry.kept["inputs"]["run"].get("sha256")
-            if of is None:  # a pipe: who knows what it held
+            if of is None or options.get("adaptive") is not None:  # a pipe may have held anything; prompts are shorter
                 continue
             same = (entry.kept["model"], entry.kept.get("dtype"), prompt, of, options)
             groups.setdefault(json.dumps(same, sort_keys=True), []).append((window, entry))
@@ -166,11 +165,3 @@ def _sweep(found: list[tuple[int, Entry]]) -> Sweep:
     model, run = kept["model"] or {}, kept["inputs"]["run"]
     left = [entry.name for window, entry in found if by_window[window] is not entry]
     return Sweep(clean(str(model.get("name"))), clean(Path(str(run.get("path"))).name), sorted(by_window.items()), left)
-
-
-def clean(text: str) -> str:
-    """`text` as one line that UTF-8, HTML and a font can take: controls and lone surrogates become U+FFFD.
-
-    Those that turn the direction of writing are among them: a name with one would mirror the words beside it.
-    """
-    return re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", " ".join(text.split()))

@@ -29,13 +29,15 @@ def rerank(
     task: str = RERANK_TASK,
     noun: str = "Documents",
     depth: int = DEPTH,
-    window: int = WINDOW,
+    window: int | None = None,
     cut: bool = False,
 ) -> Run:
     """Rescore the first `depth` hits of every query by cosine with its listwise prompt of the first `window`.
 
-    `prompt_vectors` and `rescore` in one call; see there for what they promise and raise.
+    `window`: the model's by default, at most `depth`. `prompt_vectors` and `rescore` in one call; see there for what
+    they promise and raise.
     """
+    window = min(window_of(encoder), depth) if window is None else window
     if not 1 <= window <= depth:
         raise E2RankError(f"window {window}: expected 1 to depth ({depth})")
     queries = prompt_vectors(run, topics, texts, encoder, task=task, noun=noun, window=window)
@@ -50,15 +52,16 @@ def prompt_vectors(
     *,
     task: str = RERANK_TASK,
     noun: str = "Documents",
-    window: int = WINDOW,
+    window: int | None = None,
     done: Callable[[int], object] | None = None,
 ) -> dict[str, Vectors]:
-    """qid -> (dim,): each query and its first `window` documents as one enhanced query.
+    """qid -> (dim,): each query and its first `window` documents (the model's window by default) as one enhanced query.
 
     `done` is told how many queries were finished. Raises E2RankError for a query of the run that has no topic, and
     for a document without a text.
     """
     check_known(run, topics)
+    window = window or window_of(encoder)
     vectors: dict[str, Vectors] = {}
     for qids in _groups(run):
         read = {qid: tuple(_text(texts, hit.docid) for hit in run[qid][:window]) for qid in qids}
@@ -67,6 +70,12 @@ def prompt_vectors(
         if done is not None:
             done(len(qids))
     return vectors
+
+
+def window_of(encoder: Encoder) -> int:
+    """How many documents a listwise prompt of this model reads: what its record says, else the paper's 20."""
+    spec = getattr(encoder, "spec", None)
+    return WINDOW if spec is None else int(spec.window)
 
 
 def rescore(

@@ -1,17 +1,22 @@
 """`e2rank rerun`: make a run again from RUN.json, and say whether it came out the same to the byte."""
 
 import contextlib
+import io
 import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, clean
+
+Meant = Callable[[Sequence[str]], Namespace]  # what a command of these words would do
 
 
-def rerun(arguments: Namespace) -> None:
+def rerun(arguments: Namespace, meant: Meant) -> None:
     """RUN.json -> the same run again; raises E2RankError when the run or an input has changed, or the bytes differ."""
     from e2rank_pyserini import fingerprint, provenance
 
@@ -26,7 +31,7 @@ def rerun(arguments: Namespace) -> None:
             raise E2RankError(f"{kept}: expected a name {how} .gz, as the recorded run's, whose bytes are compared")
         provenance.check_replaceable(kept)
     here = _is_recorded(place, record, needed=kept is None)
-    _check_inputs(arguments.record, record)
+    _check_inputs(arguments.record, record, meant)
     _tell_differences(record)
     with tempfile.TemporaryDirectory() as temporary:
         output = kept or Path(temporary) / record["run"]["file"]
@@ -59,19 +64,19 @@ def _is_recorded(place: Path, record: dict[str, Any], *, needed: bool) -> bool:
     return same
 
 
-def _check_inputs(name: str, record: dict[str, Any]) -> None:
+def _check_inputs(name: str, record: dict[str, Any], meant: Meant) -> None:
     """Refuse, before any work, what cannot give the same run: an input that is gone or has changed."""
     from e2rank_pyserini.inputs import exclusions_of, fingerprints, named_dataset, topics_of
 
-    options = Namespace(**record["options"])
+    options = _options(name, record, meant)
     paths = {kind: kept.get("path") for kind, kept in record["inputs"].items()}
     try:
         with contextlib.chdir(record["directory"]):  # where its paths begin
             data = named_dataset(options)
             topics, excluded = topics_of(options, data), exclusions_of(options, data)
             now = fingerprints(options, topics, excluded, source=paths.get("corpus"), index=paths.get("index"))
-    except (AttributeError, TypeError, ValueError) as error:  # ValueError: a path with a NUL
-        raise E2RankError(f"{name}: its options are not those of this version: {error}") from error
+    except ValueError as error:  # a path with a NUL
+        raise E2RankError(f"{name}: its inputs cannot be read: {error}") from error
     except OSError as error:
         raise E2RankError(f"{name}: {error.filename}: cannot be read: {error.strerror}") from error
     except E2RankError as error:
@@ -83,6 +88,17 @@ def _check_inputs(name: str, record: dict[str, Any]) -> None:
             raise E2RankError(f"{name}: its {kind} {path} has changed since, or is no file (then {then}, now {new})")
 
 
+def _options(name: str, record: dict[str, Any], meant: Meant) -> Namespace:
+    """Those of the recorded command: what is checked is what is run, whatever the record says beside it."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            return meant(record["command"])
+    except SystemExit as error:
+        said = told.getvalue().strip().rpartition("\n")[2]
+        raise E2RankError(f"{name}: its command is none of this version: {said}") from error
+
+
 def _tell_differences(record: dict[str, Any]) -> None:
     """Say on stderr which versions and what machine are not those of the record."""
     from e2rank_pyserini import provenance
@@ -91,7 +107,7 @@ def _tell_differences(record: dict[str, Any]) -> None:
     then = {**record["versions"], "processor": record["machine"].get("processor")}
     for key in sorted(now.keys() | then.keys()):
         if now.get(key) != then.get(key):
-            print(f"e2rank rerun: {key}: then {then.get(key)}, now {now.get(key)}", file=sys.stderr)
+            print(clean(f"e2rank rerun: {key}: then {then.get(key)}, now {now.get(key)}"), file=sys.stderr)
 
 
 def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -120,9 +136,9 @@ def _difference(place: Path, record: dict[str, Any], made: Path) -> str:
     return f"{recorded} and the new run differ in length"
 
 
-def add_rerun_parser(subparsers: Any) -> None:
+def add_rerun_parser(subparsers: Any, meant: Meant) -> None:
     """The `rerun` command."""
     parser: ArgumentParser = subparsers.add_parser("rerun", help="RUN.json -> make the run again and compare its bytes")
-    parser.set_defaults(function=rerun)
+    parser.set_defaults(function=partial(rerun, meant=meant))
     parser.add_argument("record", metavar="RUN.json", help="the record beside a run")
     parser.add_argument("--output", metavar="FILE", help="keep the new run here (default: it is only compared)")

@@ -185,17 +185,28 @@ def _run(app: Any, listening: "socket.socket", metrics: "Metrics", timeout: floa
 
 
 def _hurried(timeout: float) -> Any:
-    """uvicorn's HTTP, but a client that has sent no whole head of a request after `timeout` seconds is left."""
+    """uvicorn's HTTP, but a client is left that in `timeout` seconds sends no whole head of its first or a further
+    request, or that does not read its answer: what it drips would keep the connection for ever.
+    """
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Hurried(AutoHTTPProtocol):  # type: ignore[valid-type,misc]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(timeout, self._leave)
+            self.loop.call_later(timeout, self._look, None, False)
 
-        def _leave(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+        def _look(self, before: Any, same: bool) -> None:
+            """`before`: the request at the last look; `same`: it was that of the look before too."""
+            if self.transport.is_closing():
+                return
+            if self.cycle is not before:
+                self.loop.call_later(timeout, self._look, self.cycle, False)
+            elif before is None or before.response_complete:
                 self.transport.close()
+            elif same:
+                self.transport.abort()
+            else:
+                self.loop.call_later(timeout, self._look, before, True)
 
     return Hurried
 

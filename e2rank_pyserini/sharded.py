@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from e2rank_pyserini import integrity
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.fingerprint import WHOLE, of_files
-from e2rank_pyserini.index import DenseIndex, faiss_module, first_found, read_faiss
+from e2rank_pyserini.index import DenseIndex, first_found
+from e2rank_pyserini.kinds import faiss_module, read_faiss
 from e2rank_pyserini.shards import MANIFEST, Shard, Shards, listed, name_of, read_manifest
 from e2rank_pyserini.storage import Folder, is_remote, local
 from e2rank_pyserini.types import E2RankError, Vectors

@@ -18,7 +18,7 @@ import numpy as np
 
 from e2rank_pyserini.directories import held, removed
 from e2rank_pyserini.fingerprint import sha256
-from e2rank_pyserini.index import flat_header
+from e2rank_pyserini.kinds import flat_header
 from e2rank_pyserini.sealed import seal, unsealed
 from e2rank_pyserini.storage import Folder
 from e2rank_pyserini.types import E2RankError, Vectors

@@ -83,13 +83,13 @@ def check_word(word: str, what: str, where: Path | str) -> None:
 def read_qrels(path: Path | str) -> Qrels:
     """TREC qrels (`qid 0 docid grade`) or BEIR's TSV with its header (`query-id corpus-id score`), .gz too."""
     qrels: Qrels = {}
-    width = None
+    width, headed = None, False
     for number, line in enumerate(read_lines(path), start=1):
         columns = line.split()
         if not columns:
             continue
         if number == 1 and columns[0] == "query-id":
-            width = 3  # a docid with a blank must not make it TREC's form
+            width, headed = 3, True  # a docid with a blank must not make it TREC's form
             continue
         width = width or len(columns)
         if len(columns) not in (3, 4):
@@ -108,7 +108,18 @@ def read_qrels(path: Path | str) -> Qrels:
         judged[docid] = grade
     if not qrels:
         raise E2RankError(f"{path}: no judgments found")
+    if width == 3 and not headed and _are_ranks(qrels):
+        raise E2RankError(
+            f"{path}: its third column counts 1, 2, 3, … for every query, as a run of MS MARCO's form (qid docid rank) "
+            "does; pyserini.eval.convert_msmarco_run_to_trec_run makes TREC's form of it"
+        )
     return qrels
+
+
+def _are_ranks(qrels: Qrels) -> bool:
+    """Whether the grades of each query count its lines from 1, those of one query to 5 at least."""
+    counted = all(list(judged.values()) == list(range(1, len(judged) + 1)) for judged in qrels.values())
+    return counted and max(map(len, qrels.values())) >= 5
 
 
 def read_lines(path: Path | str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The vocabulary: what a document, a hit, a run is, and what every encoder promises."""
 
+import re
 import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -45,6 +46,14 @@ def shown(value: object) -> str:
         return _SHORT.repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return f"a {type(value).__name__} too large to show"
+
+
+def clean(text: str) -> str:
+    """`text` as one line that a terminal, UTF-8, HTML and a font can take: controls and lone surrogates become U+FFFD.
+
+    Those that turn the direction of writing are among them: a name with one would mirror the words beside it.
+    """
+    return re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", " ".join(text.split()))
 
 
 def _printed(character: str) -> str:

@@ -89,6 +89,21 @@ def test_rerank_by_query_is_the_dense_order(toy_run: Path, beir: Path, tiny_inde
     }
 
 
+def test_what_is_cut_of_plain_queries_and_of_documents_encoded_on_the_fly_is_said(
+    toy_run: Path, beir: Path, tiny_model: Path, tiny_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    one = tmp_path / "one.jsonl"
+    one.write_text((beir / "corpus.jsonl").read_text().splitlines(keepends=True)[0])
+    words = ["--corpus", str(one), "--encoder", str(tiny_model), "--max-length", "9", "--output", str(tmp_path / "i")]
+    assert main(["index", *words]) == 0
+    words = ["--run", str(toy_run), "--dataset", str(beir), "--query-length", "3", "--by", "query"]
+    capsys.readouterr()
+    assert main(["rerank", *words, "--index", str(tiny_index), "--output", str(tmp_path / "a")]) == 0
+    assert "6 of 6 queries cut\n" in capsys.readouterr().err
+    assert main(["rerank", *words, "--index", str(tmp_path / "i"), "--output", str(tmp_path / "b")]) == 0
+    assert "39 of 39 documents, 6 of 6 queries cut\n" in capsys.readouterr().err
+
+
 def test_documents_that_the_index_lacks_are_counted(
     toy_run: Path, beir: Path, tiny_model: Path, tiny_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -295,6 +310,24 @@ def test_make_takes_no_name_that_it_or_a_shell_reads_otherwise(name: str, charac
         assert f"{name}=a{character}b: expected letters, digits and".replace("\n", " ") in done.stderr
     assert "a line break" in made_of("help", f"{name}=ab\n").stderr
     assert made_of("help", f"{name}=../ä-b/c_d.e+f,g@h~2").returncode == 0
+
+
+def test_make_reads_no_file_of_a_model_as_a_rule(tmp_path: Path):
+    for name in ("config.json;touch made;: x.json", "config (1).json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    done = made_of("index", "DATASET=semanlink", f"MODEL={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "touch made" not in done.stdout
+    assert f"--encoder {tmp_path} " in done.stdout
+
+
+def test_what_does_not_fit_into_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def full(arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("e2rank_pyserini.commands.info", full)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err == "e2rank info: what it reads does not fit into memory\n"
 
 
 def test_a_report_of_all_is_one_name():

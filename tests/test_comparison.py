@@ -229,3 +229,16 @@ def test_the_relevance_and_the_seed_are_those_asked_for():
     assert [row.mean for row in compare(runs, qrels, **asked)] == pytest.approx([0.5, 13 / 20])
     ps = [compare(runs, qrels, test="randomisation", seed=seed, **asked)[1].p for seed in (0, 0, 1)]
     assert ps[0] == ps[1] != ps[2]
+
+
+def test_no_file_speaks_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = written(tmp_path)
+    rows = [{"_id": docid, "text": "wing \x1b]0;title\x07\x1b[2J flow"} for docid in "ac"]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "topics.tsv").write_text("q1\tflow \x1b[31m red\nq2\ta\nq3\tb\n")
+    more = ["--corpus", str(tmp_path / "corpus.jsonl"), "--topics", str(tmp_path / "topics.tsv")]
+    assert main(["compare", *words, "--gains", "1", *more]) == 0
+    told = capsys.readouterr().out
+    assert "wing" in told
+    assert "red" in told
+    assert not set(told) & {"\x1b", "\x07"}

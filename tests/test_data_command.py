@@ -643,6 +643,7 @@ class Handler(BaseHTTPRequestHandler):
             "twice": " > ".join([*longest_first[:-1], longest_first[0]]),
             "unknown": good.replace("[1]", "[99]"),
             "chatty": f"Here you are: {good}",
+            "late": f"{good} <think>no</think>",
             "null": None,
         }
         if word == "hangs":
@@ -657,6 +658,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(500, {"error": {"message": "oops"}})
         elif word == "html":
             self.reply(200, "<html>")
+        elif word == "deep":
+            self.reply(200, '{"choices": ' + "[" * 50_000 + "]" * 50_000 + "}")
         elif word == "empty":
             self.reply(200, {"choices": []})
         else:
@@ -705,7 +708,7 @@ def test_an_llm_ranks(
     toy: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
-    queries = ["good", "busy", "thinks", "broken", *"short twice unknown chatty null html empty".split()]
+    queries = ["good", "busy", "thinks", "broken", *"short twice unknown chatty late null html deep empty".split()]
     assert main(llm(toy, tmp_path, server.url, queries)) == 0
     told = capfd.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -715,7 +718,7 @@ def test_an_llm_ranks(
         assert docids(row) == " ".join(RANKS)
         assert row.keys() == {"query", "document", "ranking", "source"}
         assert row["source"] == "unknown"
-    assert "11 topics, 4 lists, dropped: 7 malformed answers -> " in told
+    assert "13 topics, 4 lists, dropped: 9 malformed answers -> " in told
     assert server.times == {**dict.fromkeys(queries, 1), "busy": 3, "broken": 2}
     assert set(server.keys) == {"Bearer sesame"}
     for asked in server.asked:
@@ -764,6 +767,12 @@ def test_answers_are_kept_while_some_are_missing(
         capfd.readouterr().err
         == f"e2rank data: {kept}: holds answers of another job; remove it, or name another output\n"
     )
+    sound = kept.read_text()
+    kept.write_text(sound.replace("[2, 4", "[2, 2"))
+    assert kept.read_text() != sound
+    assert main(words) == 1
+    assert f"{kept}: holds an order that no list has; remove it" in capfd.readouterr().err
+    kept.write_text("[" * 50_000 + sound)
     with kept.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert main(words) == 1

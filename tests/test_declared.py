@@ -254,3 +254,16 @@ def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_mod
     )
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_code_of_a_models_own_is_not_run_though_its_settings_are_told(tmp_path: Path):
+    """Transformers would ask on the terminal."""
+    place = tmp_path / "own"
+    folder(place, config={"model_type": "unheard", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}})
+    (place / "own.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    (place / "e2rank.yaml").write_text("pooling: last\neos: <|endoftext|>\n")
+    code = f"from e2rank_pyserini.encoder import E2RankEncoder\nE2RankEncoder.load({str(place)!r}, device='cpu')"
+    done = subprocess.run([sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, check=False)
+    assert "E2RankError" in done.stderr.splitlines()[-1], done.stderr
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert not (tmp_path / "ran").exists()

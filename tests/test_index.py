@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.index import DenseIndex, faiss_module, faiss_package, flat_header
+from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import _training_sample, build_index, empty_index, fill
 from e2rank_pyserini.integrity import fingerprint
+from e2rank_pyserini.kinds import faiss_module, faiss_package, flat_header
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.sealed import read_sealed
 from e2rank_pyserini.sharded import _Parts
@@ -243,11 +245,11 @@ def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEn
 
 
 def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
-    from e2rank_pyserini import index
+    from e2rank_pyserini import kinds
 
-    monkeypatch.setattr(index.importlib.metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(kinds.importlib.metadata, "version", lambda name: "1.0")
     with pytest.raises(E2RankError, match="both installed"):
-        index.faiss_module()
+        kinds.faiss_module()
 
 
 def test_an_ivf_index_is_searched_in_the_square_root_of_its_lists(tmp_path: Path, beir: Path, encoder: E2RankEncoder):
@@ -431,3 +433,60 @@ def test_stored_vectors_that_are_no_numbers_are_refused(tmp_path: Path):
     (tmp_path / "docid").write_text("1\n")
     with pytest.raises(E2RankError, match="holds vectors that are not numbers"):
         DenseIndex(tmp_path).vectors(["1"])
+
+
+def own_numbers() -> dict[str, Any]:
+    """Indexes of 64 vectors whose numbers are not their rows, and others that FAISS uses wrongly."""
+    faiss, vectors = faiss_module(), np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    numbers = np.arange(64) * 7 + 1000
+    mapped, lists, negative = faiss.IndexIDMap2(faiss.IndexFlatIP(8)), empty_index(8, "IVF2,Flat"), None
+    mapped.add_with_ids(vectors, numbers)
+    lists.train(vectors)
+    negative = faiss.clone_index(lists)
+    lists.add_with_ids(vectors, numbers)
+    negative.add_with_ids(vectors, -5 - numbers)
+    fast = faiss.index_factory(8, "IVF2,PQ4x4fs", faiss.METRIC_INNER_PRODUCT)
+    graph = faiss.IndexHNSWPQ(8, 4, 8, 5)  # as Pyserini makes it: the metric is set when it is there already
+    graph.metric_type = faiss.METRIC_INNER_PRODUCT
+    for index in (fast, graph):
+        index.train(vectors)
+        index.add(vectors)
+    return {"mapped": mapped, "lists": lists, "negative": negative, "fast": fast, "graph": graph}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mapped", "its vectors have numbers of their own, not the lines of their docids"),
+        ("lists", "its vectors have numbers of their own|FAISS cannot give its vectors back: .*sequential ids"),
+        ("negative", "its vectors have numbers of their own|FAISS cannot give its vectors back: .*sequential ids"),
+        ("fast", "FAISS cannot give the vectors of a fast-scan IVF index back"),
+        ("graph", "its graph is of metric 0, its vectors of 1: FAISS would find the farthest documents"),
+    ],
+)
+def test_what_faiss_would_use_wrongly_is_refused(tmp_path: Path, name: str, told: str):
+    faiss_module().write_index(own_numbers()[name], str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(64)))
+    with pytest.raises(E2RankError, match=told):
+        DenseIndex(tmp_path).search(np.eye(8, dtype=np.float32), 3)
+    with pytest.raises(E2RankError, match=told):
+        DenseIndex(tmp_path).vectors(["3"])
+
+
+def test_rows_as_numbers_are_taken(tmp_path: Path):
+    faiss, vectors = faiss_module(), np.eye(8, dtype=np.float32)
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(8))
+    index.add_with_ids(vectors, np.arange(8))
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(8)))
+    (hits,) = DenseIndex(tmp_path).search(vectors[3:4], 1)
+    assert hits == [("3", 1.0)]
+
+
+def test_a_link_where_an_index_is_built_is_not_followed(tmp_path: Path, encoder: E2RankEncoder):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    (tmp_path / ".i.building").symlink_to("mine")
+    with pytest.raises(E2RankError, match=r"\.i\.building: is a link where i is to be built; remove it"):
+        build_index([Document("1", "", "wing")], encoder, tmp_path / "i")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"

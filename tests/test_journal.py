@@ -1,5 +1,6 @@
 """The journal against every cut and flipped bit; an encoder with a memory against a plain one; every option resumed."""
 
+import hashlib
 import json
 import os
 import re
@@ -132,6 +133,22 @@ def test_what_cannot_be_a_journal_is_one_line(tmp_path: Path):
     (tmp_path / ".out.unfinished").mkdir()
     with pytest.raises(E2RankError, match=r"\.out\.unfinished: cannot be written: it is a directory"):
         Journal(tmp_path / "out")
+
+
+def test_a_link_in_a_journals_place_is_not_followed(tmp_path: Path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".out.unfinished").symlink_to("mine")
+    with pytest.raises(E2RankError, match=r"\.out\.unfinished: cannot be kept: "):
+        Journal(tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("body", [b"hello\n", b"[1]\n", b"{}\n", b"[" * 50_000 + b"\n", b'{"settings": 1}\n'])
+def test_sound_entries_that_are_not_ours_are_one_line(tmp_path: Path, plain: E2RankEncoder, body: bytes):
+    head = len(body).to_bytes(8, "little") + hashlib.sha256(body).digest()
+    (tmp_path / ".out.unfinished").write_bytes(head + body)
+    with pytest.raises(E2RankError, match=r"^[^\n]*\.out\.unfinished: holds entries that are not ours; remove it$"):
+        Memory(tmp_path / "out", plain)
 
 
 @pytest.fixture

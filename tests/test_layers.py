@@ -26,7 +26,7 @@ LAYERS = [
     },
     {"storage", "fused", "attention", "declared", "devices"},
     {"prompts", "trec", "java"},
-    {"topics", "directories", "docids", "catalog", "training.log"},
+    {"topics", "directories", "docids", "kinds", "catalog", "training.log"},
     {"sealed", "journal"},
     {
         "corpus",

@@ -282,17 +282,24 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: str, told: str, c
     "change",
     [
         {"directory": "\0"},
-        {"options": {"dataset": None, "topics": 5}},
-        {"options": {"dataset": None, "topics": "\0"}},
         {"command": ["search", "\0"]},
+        {"command": ["search", "--depth", "5"]},
+        {"command": ["search", "--help"]},
     ],
 )
-def test_a_record_that_names_no_paths_is_refused(reranked: Path, change: Any, capfd: pytest.CaptureFixture[str]):
+def test_a_record_without_a_command_is_refused(reranked: Path, change: Any, capfd: pytest.CaptureFixture[str]):
     rewrite(reranked, **change)
     assert main(["rerun", f"{reranked}.json"]) == 1
     told = capfd.readouterr().err
     assert told.startswith(f"e2rank rerun: {reranked}.json: ")
     assert told.count("\n") == 1
+
+
+def test_what_is_checked_is_what_is_run(reranked: Path, capfd: pytest.CaptureFixture[str]):
+    """The options beside the command are for readers."""
+    rewrite(reranked, options={"dataset": None, "topics": "/nowhere"})
+    assert main(["rerun", f"{reranked}.json"]) == 0
+    assert "identical: " in capfd.readouterr().out
 
 
 def test_a_record_replaces_no_other_file(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path, capfd):

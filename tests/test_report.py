@@ -24,8 +24,8 @@ from scipy.stats import binom, bootstrap, ttest_rel
 from e2rank_pyserini import plots
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.comparison import Row, intervals
-from e2rank_pyserini.report import MAIN, Entry, Interval, clean, names, sweeps
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.report import MAIN, Entry, Interval, names, sweeps
+from e2rank_pyserini.types import E2RankError, clean
 
 QUERIES = {f"q{number}": f"query {number}" for number in range(12)}
 HOSTILE = "</td></table><script>alert(1)</script>&amp;\u202e\x07 \"'"
@@ -304,6 +304,10 @@ def test_sweeps_differ_in_the_window_only():
     assert [(window, one.name) for window, one in second.entries] == [(1, "g"), (4, "f")]
     assert sweeps(runs[2:6]) == []
     assert sweeps([entry("pipe", 2, digest=None), entry("pipe", 8, digest=None)]) == []  # maybe of two runs
+    adaptive = [entry("x", 2), entry("y", 8)]
+    for one in adaptive:
+        one.kept["options"] = {"adaptive": 0.5}
+    assert sweeps(adaptive) == []  # whose prompts hold fewer
 
 
 def test_a_baseline_above_all_others_is_on_the_picture(monkeypatch: pytest.MonkeyPatch):

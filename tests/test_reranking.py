@@ -155,3 +155,15 @@ def test_hits_below_depth_are_not_encoded():
     hits = rescore(RUN, {"007": _unit([0.0])[0]}, texts, stored, encoder, depth=3)["007"]
     assert [hit.docid for hit in hits] == ["a", "b", "c", "d", "e"]
     assert encoder.encoded == []
+
+
+def test_a_prompt_reads_as_many_as_the_model_says():
+    class Says(Compass):
+        class spec:
+            window = 2
+
+    for encoder, window, depth, read in ((Compass(), None, 100, 3), (Says(), None, 100, 2), (Says(), None, 1, 1)):
+        run = {"q": [Hit(docid, 0.0) for docid in "abc"]}
+        texts = {"a": "0", "b": "10", "c": "20"}
+        rerank(run, {"q": "0"}, texts, Stored({"a": 0, "b": 10, "c": 20}), encoder, window=window, depth=depth)
+        assert [len(prompt.documents) for prompt in encoder.prompts] == [read]

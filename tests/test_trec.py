@@ -222,6 +222,19 @@ def test_qrels_that_have_lost_a_column_are_refused(tmp_path: Path, content: str,
         read_qrels(tmp_path / "x")
 
 
+def test_ranks_are_no_grades(tmp_path: Path):
+    """MS MARCO's runs have three columns as BEIR's qrels do."""
+    lines = [f"{qid}\td{rank}\t{rank}\n" for qid in (1, 2) for rank in range(1, 6)]
+    (tmp_path / "x").write_text("".join(lines))
+    with pytest.raises(
+        E2RankError, match=r"x: its third column counts 1, 2, 3, … for every query, as a run of MS MARCO"
+    ):
+        read_qrels(tmp_path / "x")
+    for sound in (["query-id\tcorpus-id\tscore\n", *lines], [*lines, "3\td\t0\n"], lines[:4], [lines[0], lines[5]]):
+        (tmp_path / "x").write_text("".join(sound))
+        assert read_qrels(tmp_path / "x")["1"]["d1"] == 1
+
+
 TOP = "<top>\n<num> {0}\n<title> query {0}\n</top>\n"
 DOC = "<DOC>\n<DOCNO>{0}</DOCNO>\nquery {0}\n</DOC>\n"
 

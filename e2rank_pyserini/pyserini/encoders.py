@@ -80,9 +80,12 @@ class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
         vector: NDArray[np.float32] = self.encode_batch([query])[0]
         return vector
 
-    def encode_batch(self, queries: Sequence[str], **_: Any) -> Vectors:
-        """n queries -> (n, dim)."""
-        return self.encoder.encode_queries(queries if isinstance(queries, str) else list(queries), self.task)
+    def encode_batch(self, queries: Sequence[str | dict[str, str]], **_: Any) -> Vectors:
+        """n queries -> (n, dim). Of topics in Pyserini's `raw_jsonl` the whole object comes: its `query` is read."""
+        if isinstance(queries, str):
+            raise E2RankError("expected a list of queries, got a single one")
+        texts = [query["query"] if isinstance(query, dict) else query for query in queries]
+        return self.encoder.encode_queries(texts, self.task)
 
 
 def _no_tokenizer(name: str | None) -> str | None:

@@ -7,7 +7,7 @@ from e2rank_pyserini import java
 from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.corpus import lucene_document, parse_document
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
-from e2rank_pyserini.reranking import WINDOW, rerank, texts_needed
+from e2rank_pyserini.reranking import rerank, texts_needed, window_of
 from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vectors, VectorStore
 
 java.start()
@@ -25,14 +25,20 @@ class E2RankPrf(DenseVectorPrf):  # type: ignore[misc]
     """The model as a PRF rule, with the interface of Pyserini's `DenseVectorAncePrf`: it reads queries and texts.
 
     `texts` gives a document's text by docid, or is a LuceneSearcher on an index with raw texts. The vector that comes
-    back is the enhanced query, for another search of the same FaissSearcher.
+    back is the enhanced query, for another search of the same FaissSearcher. All candidates that come are read: give
+    no more than the model's window. `encoder`: an E2RankEncoder, or a searcher's `query_encoder` that holds one.
     """
 
     def __init__(
-        self, encoder: Encoder, texts: Mapping[str, str] | Any, *, task: str = RERANK_TASK, noun: str = "Documents"
+        self,
+        encoder: Any,
+        texts: Mapping[str, str] | Any,
+        *,
+        task: str = RERANK_TASK,
+        noun: str = "Documents",
     ) -> None:
         super().__init__()
-        self.encoder, self.texts, self.task, self.noun = encoder, texts, task, noun
+        self.encoder, self.texts, self.task, self.noun = _model(encoder), texts, task, noun
 
     def get_prf_q_emb(self, query: str, prf_candidates: Sequence[Scored]) -> Vectors:
         """One query and its first hits -> (1, dim)."""
@@ -53,24 +59,42 @@ def rerank_hits(
     query: str,
     hits: Sequence[Scored],
     index: VectorStore,
-    encoder: Encoder,
+    encoder: Any,
     texts: Mapping[str, str] | Any = None,
     *,
     task: str = RERANK_TASK,
     noun: str = "Documents",
     depth: int = DEPTH,
-    window: int = WINDOW,
+    window: int | None = None,
     cut: bool = False,
 ) -> list[Hit]:
     """Pyserini's hits of one query, reranked; `reranking.rerank` says what it promises and raises.
 
-    `texts` as for E2RankPrf. Hits of a LuceneSearcher on an index with raw texts carry their own.
+    `texts` and `encoder` as for E2RankPrf. Hits of a LuceneSearcher on an index with raw texts carry their own.
+    `window`: the model's by default, at most `depth`.
     """
+    if not hasattr(index, "stored"):
+        raise E2RankError(
+            f"expected an index that gives vectors back, DenseIndex(directory), got {type(index).__name__}"
+        )
+    encoder = _model(encoder)
     run = {"": [Hit(hit.docid, float(hit.score)) for hit in hits]}
+    window = min(window or window_of(encoder), depth)
     wanted = texts_needed(run, index, depth=depth, window=window)
     read = {hit.docid: _text(texts, hit) for hit in hits if hit.docid in wanted}
-    window = min(window, depth)
     return rerank(run, {"": query}, read, index, encoder, task=task, noun=noun, depth=depth, window=window, cut=cut)[""]
+
+
+def _model(encoder: Any) -> Encoder:
+    """The model itself, of an encoder as Pyserini's searchers hold it too."""
+    found: Encoder = encoder if hasattr(encoder, "encode_prompts") else getattr(encoder, "encoder", encoder)
+    if not hasattr(found, "encode_prompts"):
+        raise E2RankError(f"expected an E2RankEncoder, which reads listwise prompts, got {_kind(encoder)}")
+    return found
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:

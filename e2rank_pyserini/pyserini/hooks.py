@@ -34,11 +34,12 @@ def attach(module: str = "") -> None:
     if module:
         _allow_encoder_class()
         _keep_what_is_typed()
-    told = {
+    told: dict[str, Callable[[ModuleType], None]] = {
         "pyserini.encode": lambda loaded: _tell_encode(loaded, module, lambda: asked(_typed)),
         "pyserini.search.faiss._searcher": _tell_searcher,
-        "pyserini.trectools": _tell_trectools,
     }
+    if module == "fusion":  # others give such a run whole numbers and expect them back
+        told["pyserini.trectools"] = _tell_trectools
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]
     sys.meta_path.insert(0, _AfterImport(told))
     for name, tell in told.items():

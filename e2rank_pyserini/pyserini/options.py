@@ -6,7 +6,7 @@ a word, never ignored. A leaf: it imports nothing of Pyserini's.
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.types import E2RankError
@@ -50,7 +50,7 @@ def asked(words: Sequence[str]) -> Asked:
 
     They are there by their whole names (see `in_full`).
     """
-    names = {word.partition("=")[0] for word in words}
+    names = {word.partition("=")[0] for word in _without_sparse(words)}
     dimension = _value(words, "--dimension")
     length = _value(words, "--max-length")
     prefixes = [_value(words, option) for option in ("--query-prefix", "--prefix", "--prefx")]
@@ -64,6 +64,15 @@ def asked(words: Sequence[str]) -> Asked:
         dimension=(int(dimension) if dimension and dimension.isdigit() else 768) if "--to-faiss" in names else None,
         refused=refused,
     )
+
+
+def _without_sparse(words: Sequence[str]) -> Iterator[str]:
+    """Without what search.hybrid is told of its sparse side, which has a --tokenizer of its own."""
+    skipped = False
+    for word in words:
+        skipped = word == "sparse" or (skipped and word not in ("dense", "fusion", "run"))
+        if not skipped:
+            yield word
 
 
 def is_ours(name: str) -> bool:

@@ -34,6 +34,9 @@ def answered(asked: Sequence[tuple[str, Sequence[str]]], endpoint: Endpoint, kep
         known = _known(file.read())
         if known.keys() - set(keys):
             raise E2RankError(f"{kept}: holds answers of another job; remove it, or name another output")
+        for key, (_, documents) in zip(keys, asked, strict=True):
+            if key in known and sorted(known[key]) != list(range(len(documents))):
+                raise E2RankError(f"{kept}: holds an order that no list has; remove it")
         if known:
             print(f"{kept}: {sum(key in known for key in keys)} of {len(asked)} lists known", file=sys.stderr)
         new = [place for place, key in enumerate(keys) if key not in known]
@@ -62,7 +65,7 @@ def _key(model: str, query: str, documents: Sequence[str]) -> str:
 def _opened(kept: Path) -> int:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(kept, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        return os.open(kept, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise E2RankError(f"{kept}: cannot be written: {error.strerror}") from error
 
@@ -71,7 +74,7 @@ def _known(text: str) -> dict[str, Order]:
     """The orders of a file; a line that was cut off is none."""
     known: dict[str, Order] = {}
     for line in text.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             row = json.loads(line)
             known[row["asked"]] = tuple(map(int, row["order"]))
     return known

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"
 MALFORMED, SILENT, UNASKED = "malformed answers", "calls without an answer", "not asked after too many such"
 _GIVE_UP = 20  # calls in a row without an answer: the endpoint is gone, and every further one costs its retries
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.S)  # what some servers leave in front of the answer
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.S)  # what some servers leave in front of the answer
 
 _SLOT = re.compile(r"\{(query|count|passages)\}")
 _SYSTEM = "You judge search results. You order passages by how well they answer a query and reply with the order alone."
@@ -100,7 +100,7 @@ def _order(
         content = answer.choices[0].message.content
     except OpenAIError as error:
         return E2RankError(f"endpoint {endpoint.url}: {_reason(error)}")
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
         return MALFORMED  # it answered, but with no chat completion
     if not isinstance(content, str):
         return MALFORMED

@@ -170,9 +170,9 @@ def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
 
     try:
         with quiet():  # what it would warn of is checked below, and is an error here
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             network, report = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=choose_dtype(dtype, device), output_loading_info=True
+                name, dtype=choose_dtype(dtype, device), output_loading_info=True, trust_remote_code=False
             )
     except Exception as error:
         raise E2RankError(f"model {name}: cannot be loaded as a cross-encoder: {first_line(error)}") from error

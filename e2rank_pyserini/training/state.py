@@ -92,8 +92,8 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
         found = int(record["step"]), float(record["seconds"])
         if record["fingerprint"] != fingerprint:
             raise E2RankError(
-                f"{place.parent}: holds the state of another run (model, recipe, what --dtype auto means here, data or dev lists differ); "
-                "remove it, or name another output"
+                f"{place.parent}: holds the state of another run (model, recipe, what its dtype auto means here, "
+                "data or dev lists differ); remove it, or name another output"
             )
         kept = load_file(place / "weights.safetensors")
         moments = load_file(place / "optimizer.safetensors")

@@ -418,6 +418,31 @@ def test_a_client_that_sends_no_request_is_left_after_the_timeout(words: list[st
     assert server.stop() == 0
 
 
+def test_a_client_that_drips_after_an_answer_is_left(words: list[str], tmp_path: Path):
+    server = Server(tmp_path / "log", *words, "--timeout", "1")
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as head,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as body,
+    ):
+        head.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        body.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+        assert all(client.recv(1 << 16).startswith(b"HTTP/1.1 ") for client in (head, body))
+        left: set[socket.socket] = set()
+        for _ in range(80):
+            for client, drop in ((head, b"GET /healthz HTTP/1.1\r\n"), (body, b"x")):
+                with contextlib.suppress(BlockingIOError):
+                    try:
+                        client.setblocking(False)
+                        client.sendall(drop)
+                        if not client.recv(1 << 16):
+                            left.add(client)
+                    except ConnectionError:
+                        left.add(client)
+            time.sleep(0.1)
+        assert left == {head, body}
+    assert server.stop() == 0
+
+
 def test_a_server_without_free_descriptors_says_so_once_and_comes_back(words: list[str], tmp_path: Path):
     server = Server(tmp_path / "log", *words, "--timeout", "2")
     soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)

@@ -138,6 +138,20 @@ def test_fusion_keeps_query_ids(tmp_path: Path):
     }
 
 
+def test_whole_numbers_stay_those_of_pyserinis_runs(tmp_path: Path):
+    """Its own functions take them: only what `fusion` writes needs them as they are."""
+    (tmp_path / "r").write_text("1 Q0 d1 1 3.0 x\n1 Q0 d2 2 2.0 x\n2 Q0 12 1 3.0 x\n")
+    (tmp_path / "q").write_text("1 0 d1 1\n2 0 12 1\n")
+    code = (
+        "import sys; from e2rank_pyserini.pyserini.hooks import attach; attach()\n"
+        "from pyserini.trectools import Qrels, TrecRun\n"
+        "run = TrecRun(sys.argv[1])\n"
+        "print(len(run.get_docs_by_topic(1)), len(run.retain_qrels(Qrels(sys.argv[2])).run_data))"
+    )
+    done = program(sys.executable, "-c", code, str(tmp_path / "r"), str(tmp_path / "q"))
+    assert done.stdout.splitlines()[-1] == "2 2"
+
+
 def test_a_refusal_is_one_line(
     runs: dict[str, Path], model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path
 ):
@@ -186,7 +200,7 @@ hits = by_name.search(query, k=10)
 sparse = LuceneSearcher(lucene)
 stored = DenseIndex(Path(index))
 _, candidates = by_name.search(query, k=4, return_vector=True)
-rule = E2RankPrf(encoder, sparse)
+rule = E2RankPrf(by_name.query_encoder, sparse)
 vector = rule.get_prf_q_emb(query, candidates)
 batch = rule.get_batch_prf_q_emb([query], ["a"], {"a": candidates})
 again = by_name.search(vector, k=5)
@@ -198,7 +212,8 @@ answer = {
     "again": [[hit.docid, float(hit.score)] for hit in again],
     "dense": rerank_hits(query, hits, stored, encoder, sparse, window=4),
     "lucene": [hit.docid for hit in lucene_hits],
-    "reranked": rerank_hits(query, lucene_hits, stored, encoder, window=4),
+    "reranked": rerank_hits(query, lucene_hits, stored, by_name.query_encoder, window=4),
+    "object": by_name.query_encoder.encode_batch([{"qid": "1", "query": query}])[0].tolist(),
 }
 print("\\n" + json.dumps(answer))
 """
@@ -256,6 +271,7 @@ def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: 
         for document in documents(str(beir))
     }
     assert answer["class"] == "E2RankQueryEncoder"
+    np.testing.assert_allclose(answer["object"], encoder.encode_queries([query])[0], atol=1e-6)
     (expected,) = stored.search(encoder.encode_queries([query]), 10)
     assert [docid for docid, _ in answer["hits"]] == [hit.docid for hit in expected]
     prompt = ListwisePrompt(query, tuple(texts[hit.docid] for hit in expected[:4]), RERANK_TASK)
@@ -326,6 +342,9 @@ def test_what_was_typed_is_read():
     assert asked(["--query-prefix=a b", "--pooling", "eos", "--dimension", "64"]) == Asked(prefix="a b", pooling="eos")
     assert asked(["--add-sep"]).refused == "--add-sep: E2Rank has no separator token"
     assert asked(["--tokenizer=x"]).refused == "--tokenizer: the tokenizer comes with the model"
+    hybrid = "dense --index d --encoder m sparse --index s --tokenizer x fusion --alpha 0.2 run --topics t --output o"
+    assert asked(hybrid.split()) == Asked()
+    assert asked(hybrid.replace("--encoder m", "--encoder m --tokenizer y").split()).refused is not None
 
 
 class Parser(argparse.ArgumentParser):
