@@ -19,6 +19,7 @@ from e2rank_pyserini.types import E2RankError, first_line, shown
 
 POOLINGS = ("last", "mean", "cls")
 OWN = "e2rank:"  # what an adapter inside this package begins with
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 takes 5e-4 for text
 OWN_FILE = "e2rank.yaml"  # beside the weights: the record of a model that is not in models.yaml
 
 
@@ -132,6 +133,9 @@ def model(name: str, like: str | None = None) -> ModelSpec:
     own = None if like else file_of(name, OWN_FILE)
     if own is not None:
         fields = {"name": name, "source": name, **yaml_file(own)}
+        beside = Path(name) / str(fields["source"])
+        if beside.exists() and not Path(str(fields["source"])).exists():  # the base came along
+            fields["source"] = str(beside)
         if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
             fields["adapter"] = str(adapter_folder(name, str(fields["adapter"])))
         return record(ModelSpec, fields, str(own))
@@ -205,7 +209,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise E2RankError(f"{where}: expected a list of strings, got {shown(value)}")
         return tuple(value)
-    if float in allowed and type(value) is int:
+    if float in allowed and (type(value) is int or (isinstance(value, str) and _EXPONENT.fullmatch(value))):
         return float(value)
     if type(value) not in allowed:
         names = " or ".join("null" if one is NoneType else one.__name__ for one in allowed)

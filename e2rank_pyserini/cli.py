@@ -9,6 +9,7 @@ from importlib import import_module
 from e2rank_pyserini import __version__, options
 from e2rank_pyserini.bench.bench_command import add_bench_parser
 from e2rank_pyserini.check_command import add_check_parser
+from e2rank_pyserini.choices import ENGLISH, LANGUAGES
 from e2rank_pyserini.compare_command import add_compare_parser
 from e2rank_pyserini.convert_command import add_convert_parser
 from e2rank_pyserini.export_command import add_export_parser
@@ -161,6 +162,13 @@ def _bm25(parser: argparse.ArgumentParser) -> None:
         "--index",
         metavar="DIR",
         help="the Lucene index, built when missing (not needed where the corpus is a Lucene index)",
+    )
+    parser.add_argument(
+        "--language",
+        choices=LANGUAGES,
+        default=ENGLISH,
+        metavar="XX",
+        help=f"whose analyzer reads documents and topics (default: {ENGLISH}; {', '.join(LANGUAGES)})",
     )
     parser.add_argument("--threads", type=positive, metavar="N", default=1, help="of Lucene's search (default: 1)")
     _output(parser)

@@ -16,6 +16,7 @@ from e2rank_pyserini.types import Document, E2RankError, first_line, shown
 
 LUCENE = "lucene:"
 _IDS = ("id", "_id", "pid", "docid")  # pid: MS MARCO v2, whose docid is that of the whole document
+_EXAMPLE = '{"id": "7", "contents": "its text"}'
 _BODIES = ("text", "contents", "passage", "segment")
 BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -233,7 +234,13 @@ def parse_document(line: str, where: str, docid: str | None = None) -> Document:
 
     `docid` where it is known otherwise. Of several ids the one that Pyserini takes is taken.
     """
-    return _document(parse_object(line, where), where, docid)
+    try:
+        row = parse_object(line, where)
+    except E2RankError as error:
+        if line.lstrip().startswith("{") and line.rstrip().endswith("}"):
+            raise
+        raise E2RankError(f"{error}; expected a document a line, such as {_EXAMPLE}") from error
+    return _document(row, where, docid)
 
 
 def _document(row: dict[str, Any], where: str, docid: str | None) -> Document:

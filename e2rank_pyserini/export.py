@@ -175,7 +175,8 @@ documents = model.encode_document(["A flea can live up to a year."])
 scores = model.similarity(queries, documents)
 ```
 
-`encode` alone adds no prompt: it encodes documents. Texts are padded on the right.
+`encode` alone adds no prompt: it encodes documents, and cuts all that it is given at their length. Texts are padded on
+the right.
 
 The listwise prompt, which reranks, is not in this form: it needs e2rank_pyserini, which reads this folder too
 (`e2rank rerank --encoder path/to/this/folder …`; `{OWN_FILE}` says how).

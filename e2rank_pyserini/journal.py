@@ -53,6 +53,9 @@ class Journal:
         except OSError as error:
             os.close(self._file)
             raise self._failed(error) from error
+        except E2RankError:
+            os.close(self._file)
+            raise
         self._synced = time.monotonic()
 
     def append(self, about: dict[str, Any], data: bytes = b"") -> Entry:

@@ -257,6 +257,11 @@ def weights_of(spec: ModelSpec) -> str | None:
 def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
     if Path(where).exists() or _in_cache(spec, where):
         return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
+    if spec.adapter is not None and Path(where).is_absolute():
+        return (
+            f"model {spec.name}: {where}, on which its adapter was trained, is not on this machine; name its directory "
+            f"as source in {adapter_of(spec) / OWN_FILE}"
+        )
     return (
         f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
         f"directory, or choose a model that a package carries (e2rank-minilm): {first_line(error)}"

@@ -61,7 +61,7 @@ def prompt_vectors(
     for a document without a text.
     """
     check_known(run, topics)
-    window = window or window_of(encoder)
+    window = window_of(encoder) if window is None else window
     vectors: dict[str, Vectors] = {}
     for qids in _groups(run):
         read = {qid: tuple(_text(texts, hit.docid) for hit in run[qid][:window]) for qid in qids}

@@ -32,6 +32,11 @@ class Tally:
 
 def cut(counts: Mapping[str, int]) -> str:
     """What of these counts of a `Tally` was cut to its length, each text counted as often as it was encoded."""
-    kinds = {"documents": "documents", "queries": "queries", "prompt_documents": "documents in prompts"}
-    read = [(kind, name) for kind, name in kinds.items() if counts.get(kind)]
-    return ", ".join(f"{counts.get(f'{kind}_truncated', 0)} of {counts[kind]} {name}" for kind, name in read) + " cut"
+    kinds = (
+        ("documents", "documents_truncated", "documents"),
+        ("queries", "queries_truncated", "queries"),
+        ("prompt_documents", "prompt_documents_truncated", "documents in prompts"),
+        ("prompts", "prompts_query_truncated", "queries in prompts"),
+    )
+    read = [f"{counts.get(short, 0)} of {counts[all_]} {name}" for all_, short, name in kinds if counts.get(all_)]
+    return f"{', '.join(read)} cut"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from e2rank_pyserini import catalog
 from e2rank_pyserini.declared import adapter_folder, check_declared, file_of
@@ -267,3 +269,16 @@ def test_code_of_a_models_own_is_not_run_though_its_settings_are_told(tmp_path: 
     assert "E2RankError" in done.stderr.splitlines()[-1], done.stderr
     assert "[y/N]" not in done.stdout + done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_base_that_came_along_is_found_and_one_that_is_gone_is_named(tmp_path: Path, tiny_model: Path):
+    shutil.copytree(tiny_model, tmp_path / "all" / "base")
+    mine = tmp_path / "all" / "mine"
+    mine.mkdir()
+    own = yaml.safe_load((tiny_model / "e2rank.yaml").read_text())
+    (mine / "e2rank.yaml").write_text(yaml.safe_dump({**own, "source": "../base"}))
+    assert Path(catalog.model(str(mine)).source).resolve() == tmp_path / "all" / "base"
+    (mine / "e2rank.yaml").write_text(yaml.safe_dump({**own, "source": str(tmp_path / "gone"), "adapter": "."}))
+    told = f"gone, on which its adapter was trained, is not on this machine; name its directory as source in {mine}"
+    with pytest.raises(E2RankError, match=re.escape(told)):
+        E2RankEncoder.load(str(mine), device="cpu")

@@ -79,6 +79,7 @@ def test_it_was_trained_by_its_recipes(name: str):
         trained, named = record["recipe"], dataclasses.asdict(recipe(run, None))
         # how memory is spent, how often a state is saved and the dev lists are looked at: that decides nothing
         spent = {"chunk_tokens", "save_every", "evaluate_every"}
+        assert (named.pop("dtype"), trained.pop("dtype")) == ("auto", "bfloat16")  # what it meant there
         assert {key: value for key, value in trained.items() if named[key] != value and key not in spent} == {}
         assert {"stage", "learning_rate", "batch", "steps", "ranknet_weight"} <= trained.keys()
 

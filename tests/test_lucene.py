@@ -98,3 +98,28 @@ def test_another_programs_index_of_another_corpus_is_refused(
     assert f"{lucene}: lacks document x2 of {tmp_path / 'other.jsonl'}" in capfd.readouterr().err
     assert main(["bm25", "--corpus", str(lucene), "--index", str(tmp_path / "no"), *words]) == 1
     assert "is a Lucene index, which is searched itself" in capfd.readouterr().err
+
+
+def test_another_language_is_analysed_as_pyserini_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    from jnius import autoclass
+
+    from e2rank_pyserini.choices import ENGLISH, LANGUAGES
+    from e2rank_pyserini.trec import read_run
+
+    known = autoclass("io.anserini.analysis.AnalyzerMap").analyzerMap.keySet().toString()
+    assert sorted(LANGUAGES) == sorted([*known.strip("[]").split(", "), ENGLISH])
+    rows = [{"id": "d0", "contents": "un cheval national"}, {"id": "d1", "contents": "les maisons"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "t.tsv").write_text("1\tchevaux nationaux\n")
+    words = ["bm25", "--corpus", str(tmp_path / "c.jsonl"), "--topics", str(tmp_path / "t.tsv")]
+    french = [*words, "--index", str(tmp_path / "fr"), "--language", "fr"]
+    assert main([*french, "--output", str(tmp_path / "fr.trec")]) == 0
+    theirs = lucene_searcher(str(tmp_path / "fr"))
+    theirs.set_language("fr")
+    (hit,) = theirs.search("chevaux nationaux")
+    assert read_run(tmp_path / "fr.trec") == {"1": [(hit.docid, pytest.approx(hit.score, abs=1e-6))]}
+    capfd.readouterr()
+    assert main([*french[:-2], "--output", str(tmp_path / "en.trec")]) == 1
+    assert "was built from another corpus or language" in capfd.readouterr().err
+    assert main([*words, "--index", str(tmp_path / "en"), "--output", str(tmp_path / "en.trec")]) == 1  # no hit at all
+    assert theirs.num_docs == lucene_searcher(str(tmp_path / "en")).num_docs

@@ -141,7 +141,8 @@ def test_a_text_is_encoded_once_and_kept_for_a_run_that_goes_on(
     assert (tally.queries, tally.documents, tally.prompts) == (2, 4, 1)  # the query under two tasks
     said = capsys.readouterr().err
     assert (
-        f"teacher {wide}: read 7 of 7 texts, 0 of 4 documents, 2 of 2 queries, 0 of 3 documents in prompts cut" in said
+        f"teacher {wide}: read 7 of 7 texts, 0 of 4 documents, 2 of 2 queries, 0 of 3 documents in prompts, 0 of 1 "
+        "queries in prompts cut" in said
     )
     second.centre, second.turn = torch.ones(96), torch.zeros(96, 96)  # as another rounding might fit them
     second.read(examples, chosen, 3, tmp_path / "new" / "kept.safetensors")

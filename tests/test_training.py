@@ -986,6 +986,25 @@ def test_a_process_without_a_row_is_refused(spec: ModelSpec, tmp_path: Path):
         Training(spec, RANK, DATA, tmp_path / "out", (), "cpu", 0, 5)
 
 
+def test_a_rate_as_everyone_writes_it_is_a_number(tmp_path: Path):
+    """YAML 1.1 takes 5e-4 for text."""
+    (tmp_path / "r.yaml").write_text("stage: rank\nlearning_rate: 5e-4\nwarmup: 1.5E-1\n")
+    made = recipe(str(tmp_path / "r.yaml"), None)
+    assert (made.learning_rate, made.warmup) == (5e-4, 0.15)
+
+
+def test_what_is_written_of_a_low_rank_is_looked_at(spec: ModelSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """The looks before are of the whole change."""
+    dev = lists(6, 8, seed=5)
+    chosen = dataclasses.replace(RANK, learning_rate=1e-2, steps=4, compress=1)
+    record = train(spec, chosen, DATA, tmp_path / "out", dev=dev, device="cpu")
+    used = E2RankEncoder.load(str(tmp_path / "out"), device="cpu", dtype="float32")
+    assert look(used, dev, used.spec.window, chosen) == pytest.approx(record["dev"], abs=1e-3)
+    last = [row for row in read_log(tmp_path / "out" / "metrics.jsonl") if "dev_query" in row][-1]
+    assert record["dev"]["dev_prompt"] != pytest.approx(last["dev_prompt"], abs=1e-3)
+    assert "as written: " in capfd.readouterr().err
+
+
 def test_the_papers_recipes():
     embed, rank = recipe("embed", None), recipe(None, "rank")
     assert (embed.temperature, embed.batch, embed.document_length, embed.query_length) == (0.03, 512, 512, 512)

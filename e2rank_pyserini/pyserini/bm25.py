@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import java
+from e2rank_pyserini.choices import ENGLISH
 from e2rank_pyserini.corpus import lucene_searcher
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.prompts import document_text
@@ -22,23 +23,28 @@ _BATCH = 32  # topics of a thread in one call: an interrupt waits for its end
 _LOOKED_AT = 100  # documents of a corpus, looked for in an index that does not say what it was built from
 
 
-def first_stage(source: str, lucene: str | None, option: str, topics: Topics, *, hits: int, threads: int) -> Run:
+def first_stage(
+    source: str, lucene: str | None, option: str, topics: Topics, *, hits: int, threads: int, language: str = ENGLISH
+) -> Run:
     """A BM25 run over `source`, a Lucene index or a corpus; the latter's index is `lucene`, built when missing.
 
+    `language`: whose analyzer reads documents and topics; an index of Pyserini's does not say with which it was built.
     Raises E2RankError when a corpus comes without `lucene` (`option` names it), and when that is of another corpus.
     """
     if not corpora.is_lucene(source):
         if not lucene:
             raise E2RankError(f"name the Lucene index to build or use with {option}")
-        fingerprint = corpora.fingerprint(source)
+        fingerprint = corpora.fingerprint(source) + (f" {language}" if language != ENGLISH else "")
         if not Path(lucene).exists():
-            build_lucene(corpora.documents(source), Path(lucene), fingerprint, threads=threads)
+            build_lucene(corpora.documents(source), Path(lucene), fingerprint, threads=threads, language=language)
         check_corpus(Path(lucene), source, fingerprint)
         source = lucene
-    return search_lucene(source, topics, hits=hits, threads=threads)
+    return search_lucene(source, topics, hits=hits, threads=threads, language=language)
 
 
-def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, *, threads: int = 1) -> int:
+def build_lucene(
+    corpus: Iterable[Document], directory: Path, fingerprint: str, *, threads: int = 1, language: str = ENGLISH
+) -> int:
     """A Lucene index of `corpus` (positions, document vectors, raw JSON) at `directory`; returns how many documents.
 
     `fingerprint` (corpus.fingerprint) is kept beside it, for `check_corpus`. One text field, title and text, as
@@ -50,7 +56,7 @@ def build_lucene(corpus: Iterable[Document], directory: Path, fingerprint: str, 
     java.start()
     with built_aside(directory) as staging:
         with java.quiet():
-            count = _add_all(corpus, staging, threads)
+            count = _add_all(corpus, staging, threads, language)
             held = lucene_searcher(str(staging)).num_docs
         if held != count:
             raise E2RankError(f"{directory}: Lucene took {held} of {count} documents; its log above says why")
@@ -63,7 +69,9 @@ def check_corpus(directory: Path, source: str, fingerprint: str) -> None:
     kept = directory / CORPUS
     if kept.is_file():
         if kept.read_text(encoding="utf-8").strip() != fingerprint:
-            raise E2RankError(f"{directory}: was built from another corpus, or the corpus has changed; remove it")
+            raise E2RankError(
+                f"{directory}: was built from another corpus or language, or the corpus has changed; remove it"
+            )
         return
     searcher = lucene_searcher(str(directory))
     with_text = (document for document in corpora.documents(source) if document.title or document.text)
@@ -72,11 +80,11 @@ def check_corpus(directory: Path, source: str, fingerprint: str) -> None:
             raise E2RankError(f"{directory}: lacks document {document.docid} of {source}: an index of another corpus")
 
 
-def _add_all(corpus: Iterable[Document], directory: Path, threads: int) -> int:
+def _add_all(corpus: Iterable[Document], directory: Path, threads: int, language: str) -> int:
     from pyserini.index.lucene import LuceneIndexer
 
     count, empty = 0, 0
-    arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw"]
+    arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw", "-language", language]
     indexer = LuceneIndexer(args=arguments, threads=threads)
     for document in tqdm(corpus, unit=" documents", desc="bm25 index", disable=None, file=sys.stderr):
         contents = document_text(document.title, document.text)
@@ -99,9 +107,11 @@ def _take_long_queries() -> None:
     autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)
 
 
-def search_lucene(source: str, topics: Topics, *, hits: int, threads: int) -> Run:
+def search_lucene(source: str, topics: Topics, *, hits: int, threads: int, language: str = ENGLISH) -> Run:
     """The BM25 run of `topics` over a Lucene directory or `lucene:NAME`, with Pyserini's k1 and b."""
     searcher = lucene_searcher(source)
+    if language != ENGLISH:  # Lucene's own default
+        searcher.set_language(language)
     searcher.set_bm25(K1, B)
     _take_long_queries()
     qids = list(topics)

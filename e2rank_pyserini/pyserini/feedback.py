@@ -79,7 +79,7 @@ def rerank_hits(
         )
     encoder = _model(encoder)
     run = {"": [Hit(hit.docid, float(hit.score)) for hit in hits]}
-    window = min(window or window_of(encoder), depth)
+    window = min(window_of(encoder) if window is None else window, depth)
     wanted = texts_needed(run, index, depth=depth, window=window)
     read = {hit.docid: _text(texts, hit) for hit in hits if hit.docid in wanted}
     return rerank(run, {"": query}, read, index, encoder, task=task, noun=noun, depth=depth, window=window, cut=cut)[""]
@@ -89,12 +89,8 @@ def _model(encoder: Any) -> Encoder:
     """The model itself, of an encoder as Pyserini's searchers hold it too."""
     found: Encoder = encoder if hasattr(encoder, "encode_prompts") else getattr(encoder, "encoder", encoder)
     if not hasattr(found, "encode_prompts"):
-        raise E2RankError(f"expected an E2RankEncoder, which reads listwise prompts, got {_kind(encoder)}")
+        raise E2RankError(f"expected an E2RankEncoder, which reads prompts, got {type(encoder).__name__}")
     return found
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
 
 
 def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:

@@ -242,6 +242,14 @@ def reading(encoder: E2RankEncoder, dtype: str) -> Iterator[None]:
         yield
 
 
+def with_network(encoder: E2RankEncoder, network: Any) -> E2RankEncoder:
+    """The same encoder with another network, on its device."""
+    found = copy.copy(encoder)
+    found.forward = copy.copy(encoder.forward)
+    found.forward.network = network.to(encoder.device)
+    return found
+
+
 def at_lengths_of(spec: ModelSpec, encoder: E2RankEncoder) -> E2RankEncoder:
     """The same network, reading texts at `spec`'s lengths."""
     found = copy.copy(encoder)

@@ -177,6 +177,8 @@ def _recipe(fields: dict[str, Any], stage: str | None, named: dict[str, Any], wh
     chosen = fields.get("stage", stage)
     if stage is not None and chosen != stage:
         raise E2RankError(f"{where}: is for stage {shown(chosen)}, not for --stage {stage}")
+    if "recipes" in fields:
+        raise E2RankError(f"{where}: expected the keys of one recipe (stage, batch, …), got a list of recipes")
     if chosen not in STAGES:
         raise E2RankError(f"{where}: stage: expected one of {', '.join(STAGES)}, got {shown(chosen)}")
     try:

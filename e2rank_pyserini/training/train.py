@@ -24,11 +24,11 @@ from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.loading import weights_of
 from e2rank_pyserini.tally import Tally
+from e2rank_pyserini.training import network as networks
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
-from e2rank_pyserini.training.network import at_lengths_of, change_of, is_compiled, learner, reading, settled
 from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
@@ -92,7 +92,7 @@ class Training:
         rank: int,
         world: int,
     ) -> None:
-        self.recipe = recipe = settled(recipe, device)
+        self.recipe = recipe = networks.settled(recipe, device)
         self.output, self.dev = output, dev
         self.rank, self.world = rank, world
         self.examples = [chosen(example, recipe) for example in examples]
@@ -113,7 +113,7 @@ class Training:
         self.result = dataclasses.replace(spec, window=self.window, lengths=Lengths(**longest))
         self.read = dataclasses.replace(spec, lengths=Lengths(**lengths))
         self.base_weights = weights_of(spec)
-        self.encoder = learner(self.read, recipe, device)
+        self.encoder = networks.learner(self.read, recipe, device)
         weights = state.trained(self.encoder.network)
         self.optimizer = torch.optim.AdamW(
             weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.999), fused=True
@@ -124,9 +124,7 @@ class Training:
         if self.teacher is not None:
             identity += f" {self.teacher.encoder.identity} {json.dumps(settings(self.teacher.encoder.spec))}"
         self.fingerprint = fingerprint(identity, self.read, recipe, self.examples, dev)
-        self.step = 0
-        self.warned = False
-        self.seconds = 0.0
+        self.step, self.seconds, self.warned = 0, 0.0, False
 
     def _teacher(self, device: str | None) -> Teacher | None:
         if self.recipe.teacher is None:
@@ -233,10 +231,11 @@ class Training:
         values = {name: float(value) for name, value in parts.items()}
         return {**values, "rate": rate, "norm": float(norm), **encoded}
 
-    def look(self) -> dict[str, float]:
+    def look(self, encoder: E2RankEncoder | None = None) -> dict[str, float]:
         """nDCG@10 of the dev lists, ordered by the plain query's vector and by the listwise prompt's, as it is used."""
-        with reading(self.encoder, self.recipe.dtype):
-            return look(at_lengths_of(self.result, self.encoder), self.dev, self.window, self.recipe)
+        used = networks.at_lengths_of(self.result, encoder or self.encoder)
+        with networks.reading(self.encoder, self.recipe.dtype):
+            return look(used, self.dev, self.window, self.recipe)
 
     def _warn(self, alike: float) -> None:
         """Say once that all vectors have become one: the loss alone does not show it."""
@@ -271,7 +270,10 @@ class Training:
         shutil.rmtree(made, ignore_errors=True)
         network = self.encoder.network
         if self.recipe.compress is not None:
-            network, record["energy_kept"] = change_of(network.cpu(), self.read, self.recipe)
+            network, record["energy_kept"] = networks.change_of(network.cpu(), self.read, self.recipe)
+            if self.dev and isinstance(self.recipe.compress, int):  # the looks before were of the whole change
+                record["dev"] = self.look(networks.with_network(self.encoder, network))
+                print(f"as written: {words(record['dev'])}", file=sys.stderr)
         state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
         rows = read_log(self.working / "metrics.jsonl")
         encoded = {field.name: sum(row.get(field.name, 0) for row in rows) for field in dataclasses.fields(Tally)}
@@ -285,7 +287,7 @@ class Training:
             "examples": Counter(self.examples[number].source for number in self.numbers),
             "fingerprint": self.fingerprint,
             "processes": self.world,
-            "compiled": is_compiled(self.encoder.network),
+            "compiled": networks.is_compiled(self.encoder.network),
             "versions": {"e2rank": __version__, "torch": torch.__version__},
         }
         (made / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
