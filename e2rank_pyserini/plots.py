@@ -118,10 +118,11 @@ def ranks(runs: Sequence[Entry]) -> bytes:
             )
         if grades:
             handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(grades), markerscale=1.6)
-        _tell(figure, f"baseline: {runs[0].name}")
+            key = figure.legend(handles, labels, loc="outside upper center", ncols=len(grades), markerscale=1.6)
+            key.set_title(wrapped(f"baseline: {runs[0].name}", 90))
+            key.get_title().set_parse_math(False)
 
-    return _drawn(_height(runs, 4.2), draw)
+    return _drawn(_height(runs, 4.2) + 0.3, draw)
 
 
 def _rank_axes(axis: Axes, deepest: int, absent: float) -> None:
