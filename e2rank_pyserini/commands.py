@@ -68,8 +68,8 @@ def bm25(arguments: Namespace) -> None:
     if arguments.corpus and arguments.index and is_lucene(source):
         raise E2RankError(f"--index {arguments.index}: the corpus {source} is a Lucene index, which is searched itself")
     asked = arguments.hits + most_excluded(excluded, topics)
-    how = {"threads": arguments.threads, "language": arguments.language}
-    found = first_stage(source, arguments.index, "--index", topics, hits=asked, **how)
+    threads, language = arguments.threads, arguments.language
+    found = first_stage(source, arguments.index, "--index", topics, hits=asked, threads=threads, language=language)
     run = admitted_run(arguments, found, excluded, arguments.hits)
     write_with_record(arguments, run, "bm25", Used(inputs))
     if lacking := len(topics) - len(run):

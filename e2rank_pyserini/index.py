@@ -169,11 +169,14 @@ class DenseIndex:
             )
 
     def _make_direct_map(self) -> None:
-        """An IVF index finds a vector by its number only through a direct map."""
-        inner = None if self._direct_map else self.faiss.try_extract_index_ivf(self.index)
+        """An IVF index finds a vector by its number only through a direct map; some kinds give none back."""
+        if self._direct_map:
+            return
+        inner = self.faiss.try_extract_index_ivf(self.index)
         try:
             if inner is not None:
                 inner.make_direct_map()
+            self.index.reconstruct_batch(np.zeros(1, dtype=np.int64))
         except RuntimeError as error:
             raise E2RankError(f"{self.directory}: FAISS cannot give its vectors back: {reason(error)}") from error
         self._direct_map = True

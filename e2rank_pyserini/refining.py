@@ -149,15 +149,8 @@ class Refining:
         tally = self.encoder.tally
         write_with_record(self.arguments, run, tag, Used(self.inputs, self.encoder, self._prompt()))
         self.memory.finish()
-        if tally.prompts:
-            print(
-                f"prompt {self.encoder.spec.prompt}, window {self.window}: {tally.prompt_documents_truncated} of "
-                f"{tally.prompt_documents} documents and {tally.prompts_query_truncated} of {tally.prompts} queries "
-                "cut to fit",
-                file=sys.stderr,
-            )
-        if tally.documents_truncated or tally.queries_truncated:  # the plain query's vector has a length of its own
-            print(cut({key: count for key, count in vars(tally).items() if "prompt" not in key}), file=sys.stderr)
+        by = f"prompt {read}, window {self.window}: " if tally.prompts else ""
+        print(f"{by}{cut(vars(tally))}", file=sys.stderr)
         tell_parts(len(run))
         report(f"{len(run)} queries, {what}, {tally.documents} documents encoded on the fly -> {self.arguments.output}")
 

@@ -33,10 +33,10 @@ class Tally:
 def cut(counts: Mapping[str, int]) -> str:
     """What of these counts of a `Tally` was cut to its length, each text counted as often as it was encoded."""
     kinds = (
-        ("documents", "documents_truncated", "documents"),
-        ("queries", "queries_truncated", "queries"),
-        ("prompt_documents", "prompt_documents_truncated", "documents in prompts"),
-        ("prompts", "prompts_query_truncated", "queries in prompts"),
+        ("documents_truncated", "documents", "documents"),
+        ("queries_truncated", "queries", "queries"),
+        ("prompt_documents_truncated", "prompt_documents", "documents in prompts"),
+        ("prompts_query_truncated", "prompts", "queries in prompts"),
     )
-    read = [f"{counts.get(short, 0)} of {counts[all_]} {name}" for all_, short, name in kinds if counts.get(all_)]
-    return f"{', '.join(read)} cut"
+    told = [f"{counts.get(some, 0)} of {counts[read]} {name}" for some, read, name in kinds if counts.get(read)]
+    return f"{', '.join(told)} cut"

@@ -473,6 +473,18 @@ def test_what_faiss_would_use_wrongly_is_refused(tmp_path: Path, name: str, told
         DenseIndex(tmp_path).vectors(["3"])
 
 
+def test_a_kind_that_gives_nothing_back_is_searched_and_not_reranked(tmp_path: Path):
+    faiss, vectors = faiss_module(), np.eye(8, dtype=np.float32)
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(8))
+    index.add_with_ids(vectors, np.arange(8))
+    faiss.write_index(index, str(tmp_path / "index"))
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(8)))
+    opened = DenseIndex(tmp_path)
+    assert opened.search(vectors[3:4], 1) == [[("3", 1.0)]]
+    with pytest.raises(E2RankError, match="FAISS cannot give its vectors back: "):
+        opened.vectors(["3"])
+
+
 def test_rows_as_numbers_are_taken(tmp_path: Path):
     faiss, vectors = faiss_module(), np.eye(8, dtype=np.float32)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(8))

@@ -116,5 +116,5 @@ def test_a_query_of_more_than_32k_tokens_end_to_end(
     assert "2 topics, 1 truncated" in capsys.readouterr().err
     more = ["--run", str(tmp_path / "dense"), "--corpus", str(beir), "--output", str(tmp_path / "out")]
     assert main(["rerank", *data, *more]) == 0
-    assert "and 1 of 2 queries cut to fit" in capsys.readouterr().err
+    assert "1 of 2 queries in prompts cut" in capsys.readouterr().err
     assert {qid: len(hits) for qid, hits in read_run(tmp_path / "out").items()} == {"0": 10, "1": 10}

@@ -32,6 +32,15 @@ class Rows(NamedTuple):
     documents: list[list[int]]  # of each example; equal texts share a row
 
 
+class Prepared(NamedTuple):
+    """What a step reads: its examples, their token rows, what the teacher says of these, what was read and cut."""
+
+    examples: list[Example]
+    rows: Rows
+    targets: torch.Tensor | None
+    encoded: dict[str, int]
+
+
 def chosen(example: Example, recipe: Recipe) -> Example:
     """The example with the documents that the recipe uses; of a pair the positive is always among them."""
     if recipe.documents is None or len(example.documents) <= recipe.documents:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +32,7 @@ from e2rank_pyserini.training.log import SHOWN, Log, plot, read_log, words
 from e2rank_pyserini.training.processes import group, own_device, same, wait
 from e2rank_pyserini.training.recipe import Recipe, fingerprint, learning_rate, settings
 from e2rank_pyserini.training.sampling import batches_of, check_tasks, too_few
-from e2rank_pyserini.training.step import Losses, Rows, backward, chosen, losses, rows_of
+from e2rank_pyserini.training.step import Losses, Prepared, backward, chosen, losses, rows_of
 from e2rank_pyserini.training.teacher import Teacher
 from e2rank_pyserini.trec import check_writable
 from e2rank_pyserini.types import E2RankError, first_line
@@ -67,15 +67,6 @@ def train(
             return run.go(stop_after)
         except (OSError, SafetensorError) as error:
             raise E2RankError(f"{output}: cannot be written ({first_line(error)}){state.told(run.working)}") from error
-
-
-class Prepared(NamedTuple):
-    """What a step reads: its examples, their token rows, what the teacher says of these, what was read and cut."""
-
-    examples: list[Example]
-    rows: Rows
-    targets: torch.Tensor | None
-    encoded: dict[str, int]
 
 
 class Training:
