@@ -5,12 +5,13 @@
 Each line on stdin is JSON: `words` of the command line, `stderr` and `passes` (named pipes that get what it says, and
 the rows of each forward pass), `limit` (bytes that a file may have; null for none). It answers with the process's id,
 and to an empty line, when that has ended, with its status as os.waitstatus_to_exitcode gives it: till then the id is no
-other's.
+other's. An interrupt waits until the command itself runs: what this file does for a child has no line for it.
 """
 
 import json
 import os
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -22,7 +23,9 @@ import e2rank_pyserini.encoder
 import e2rank_pyserini.index
 import e2rank_pyserini.indexing
 import e2rank_pyserini.refining  # noqa: F401  imported once, for all children
-from e2rank_pyserini.cli import main
+from e2rank_pyserini import cli
+
+INTERRUPT = {signal.SIGINT}
 
 
 def count_passes(place: str) -> None:
@@ -36,16 +39,32 @@ def count_passes(place: str) -> None:
     torch.nn.modules.module.register_module_forward_hook(begun)
 
 
+def hear_interrupts() -> None:
+    """Let interrupts in while the command runs, and then alone."""
+    run = cli._run
+
+    def heard(*given: Any) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+        try:
+            run(*given)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
+
+    cli._run = heard
+
+
 def child(request: dict[str, Any]) -> int:
     os.dup2(os.open(request["stderr"], os.O_WRONLY), 2)
     count_passes(request["passes"])
     if request["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
-    return main(request["words"])
+    hear_interrupts()
+    return cli.main(request["words"])
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a process with other threads must not fork
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
     for line in sys.stdin:
         process = os.fork()
         if not process:
