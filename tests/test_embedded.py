@@ -1,6 +1,7 @@
 """The models that the package carries: e2rank-minilm and e2rank-smollm2-135m."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -24,9 +25,10 @@ RUNS = {  # model -> the recipe of its first run and of its second
 }
 
 
-def loaded(name: str, dtype: str = "float32") -> E2RankEncoder:
+@functools.cache  # half a minute for SmolLM2, whose GGUF file Transformers reads three times
+def loaded(name: str) -> E2RankEncoder:
     try:
-        return E2RankEncoder.load(name, device="cpu", dtype=dtype)
+        return E2RankEncoder.load(name, device="cpu", dtype="float32")
     except E2RankError as error:
         pytest.skip(str(error))
 
@@ -87,7 +89,7 @@ def test_it_was_trained_by_its_recipes(name: str):
 @pytest.mark.parametrize(("name", "prompt"), [("e2rank-minilm", "pair"), ("e2rank-smollm2-135m", "tail")])
 def test_it_reads_feedback(name: str, prompt: str):
     """The prompt's vector moves towards what its documents are about; the query alone is ambiguous."""
-    encoder = loaded(name, "auto")
+    encoder = loaded(name)
     assert model(name).prompt == prompt
     animals = ("The jaguar is a large cat of the Americas.", "Big cats hunt deer and capybara in the forest.")
     cars = ("The Jaguar XJ is a luxury saloon car.", "The car's engine was tuned for speed and comfort.")
