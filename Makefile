@@ -97,10 +97,7 @@ train-embedded: $(READY) ## train MODEL (e2rank-minilm by default) by recipes/MO
 	@test -f recipes/$(MODEL)/train.sh || { echo "MODEL=$(MODEL): expected one of $(notdir $(patsubst %/train.sh,%,$(wildcard recipes/*/train.sh)))" >&2; exit 1; }
 	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/$(MODEL)/train.sh
 
-test: $(READY) ## lint, types and tests
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+test: lint ## lint, types and tests
 	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 soak: $(READY) ## the tests of faults at length: kills, full disks, damage, fuzzing, a server under load (half an hour)

@@ -39,13 +39,10 @@ def one_kernel(like: torch.Tensor, heads: int, groups: int, width: int) -> Any:
     """
     if not is_modern(like):
         return None
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        causal = None
-    else:
-        causal = causally(varlen_attn)
-    if causal is not None and is_right(causal, like, heads, groups, width):
+    from torch.nn.attention.varlen import varlen_attn
+
+    causal = causally(varlen_attn)
+    if is_right(causal, like, heads, groups, width):
         return causal
     print(
         f"attention takes a call for the rows of each length, which is slower: PyTorch {torch.__version__} has no "
@@ -56,15 +53,11 @@ def one_kernel(like: torch.Tensor, heads: int, groups: int, width: int) -> Any:
 
 
 def causally(varlen_attn: Any) -> Any:
-    """`varlen_attn` that looks back only, and takes fewer heads of keys than of queries; None for one that cannot.
+    """`varlen_attn` that looks back only, and takes fewer heads of keys than of queries.
 
-    PyTorch 2.10's knows no scale. 2.11's takes fewer heads without a word, since its kernel does; later ones refuse
-    them unless they are told.
+    PyTorch 2.11's takes fewer heads without a word, since its kernel does; later ones refuse them unless they are told.
     """
-    known = inspect.signature(varlen_attn).parameters.keys()
-    if not {"scale", "window_size"} <= known:
-        return None
-    told = {"enable_gqa": True} if "enable_gqa" in known else {}
+    told = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     return functools.partial(varlen_attn, window_size=(-1, 0), **told)
 
 

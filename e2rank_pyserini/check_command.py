@@ -63,7 +63,7 @@ def _extent(sidecar: dict[str, Any] | None) -> str:
     """How far a directory could be checked."""
     if sidecar is None:
         return "no e2rank.json: nothing says which bytes were written, nor that vectors have length 1"
-    return "every byte as written" if "files" in sidecar else "of an earlier version, which kept no hashes of its bytes"
+    return "every byte as written"
 
 
 def _counts(opened: "DenseIndex") -> Iterator[str]:

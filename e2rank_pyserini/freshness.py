@@ -52,7 +52,7 @@ def index_is_fresh(index: Path, corpus: str, maker: Maker) -> bool:
     return (
         built.get("identity") == maker.identity
         and _agree(built, maker.spec, _VECTORS)
-        and lengths.get("document", maker.spec.lengths.document) == maker.spec.lengths.document
+        and lengths.get("document") == maker.spec.lengths.document
         and _is_of(sidecar.get("corpus_fingerprint"), corpus)
     )
 
@@ -85,17 +85,12 @@ def run_is_fresh(
         return True
     used = record["model"] or {}
     lengths = {**dataclasses.asdict(maker.spec.lengths), "query": query_length(maker.spec, data)}
-    return (
-        used.get("identity") == maker.identity
-        and _agree(used, maker.spec, _RUNS)
-        and used.get("lengths", lengths) == lengths
-    )
+    return used.get("identity") == maker.identity and _agree(used, maker.spec, _RUNS) and used.get("lengths") == lengths
 
 
 def _agree(built: Mapping[str, Any], spec: ModelSpec, names: tuple[str, ...]) -> bool:
-    """A record of an earlier version may lack a name."""
     wanted = dataclasses.asdict(spec)
-    return all(built.get(name, wanted[name]) == wanted[name] for name in names)
+    return all(built.get(name) == wanted[name] for name in names)
 
 
 def _is_of(told: str | None, corpus: str) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.kinds import check_numbers, faiss_module, graph_of, read_faiss, reason
-from e2rank_pyserini.sealed import SEAL, read_sealed
+from e2rank_pyserini.sealed import read_sealed
 from e2rank_pyserini.types import E2RankError, Hit, Vectors, shown
 
 SIDECAR = "e2rank.json"
@@ -214,13 +214,11 @@ def check_form(directory: Path) -> None:
 
 
 def read_sidecar(directory: Path) -> dict[str, Any] | None:
-    """What e2rank.json says, its seal checked; None where there is none. Those of earlier versions have no seal."""
+    """What e2rank.json says, its seal checked; None where there is none."""
     path = directory / SIDECAR
     if not path.exists():
         return None
-    loaded = read_sealed(path, required=False)
-    if "files" in loaded and SEAL not in loaded:
-        raise E2RankError(f"{path}: is not what was written: its seal ({SEAL}) is gone")
+    loaded = read_sealed(path)
     if not isinstance(loaded.get("model"), dict | None):
         raise E2RankError(f"{path}: expected the model as an object, got {shown(loaded['model'])}")
     return loaded

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from e2rank_pyserini.choices import MEASURES, WITHOUT_TASK
+from e2rank_pyserini.choices import MEASURES
 from e2rank_pyserini.comparison import Moved, Row, Scores, intervals, moved, table
 from e2rank_pyserini.provenance import STEPS
 from e2rank_pyserini.types import Qrels, Run, clean
@@ -146,8 +146,6 @@ def sweeps(runs: Sequence[Entry]) -> list[Sweep]:
         if entry.kept and entry.kept["prompt"] and entry.kept["inputs"].get("run"):
             prompt = dict(entry.kept["prompt"])
             window = prompt.pop("window")
-            if prompt.get("variant") in WITHOUT_TASK:  # earlier versions recorded one
-                prompt |= {"task": None, "noun": None}
             options = {key: value for key, value in entry.kept.get("options", {}).items() if key not in _APART}
             of = entry.kept["inputs"]["run"].get("sha256")
             if of is None or options.get("adaptive") is not None:  # a pipe may have held anything; prompts are shorter

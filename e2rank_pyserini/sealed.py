@@ -22,19 +22,17 @@ def seal(record: dict[str, Any]) -> dict[str, Any]:
     return {**body, SEAL: hashlib.sha256(canonical.encode()).hexdigest()}
 
 
-def read_sealed(path: Path, *, required: bool = True) -> dict[str, Any]:
-    """The object in a file, its seal checked and still in it; without `required` one that has none is read too.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The object in a file, its seal checked and still in it.
 
     Raises E2RankError, naming the file, for what is no JSON object, and for a seal that is missing or wrong.
     """
-    return unsealed("\n".join(read_lines(path)), str(path), required=required)
+    return unsealed("\n".join(read_lines(path)), str(path))
 
 
-def unsealed(text: str, where: str, *, required: bool = True) -> dict[str, Any]:
+def unsealed(text: str, where: str) -> dict[str, Any]:
     """`read_sealed` of what a file holds; `where` names the file."""
     record = parse_object(text, where)
-    if SEAL not in record and not required:
-        return record
     if SEAL not in record:
         raise E2RankError(f"{where}: expected a record with its seal ({SEAL}), got none")
     try:

@@ -49,7 +49,7 @@ class Task(NamedTuple):
 class Shard(NamedTuple):
     """The record of a finished shard: how many documents, what was counted, the SHA-256 of documents and files.
 
-    `made` is a hash of the settings that decide its bytes; records of earlier versions have none.
+    `made` is a hash of the settings that decide its bytes.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Shard(NamedTuple):
     counts: dict[str, int]
     digest: str
     files: dict[str, str]
-    made: str = ""
+    made: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Shards:
         try:
             shard = _shard(_read(self.folder, name), f"{self.place}/{name}")
             self.check_size(shard)
-            if shard.made not in ("", self.made):
+            if shard.made != self.made:
                 raise E2RankError(f"{self.place}/{name}: made with other settings")
             if self.folder.path is not None:
                 self._check_bytes(shard, self.folder.path)
@@ -249,7 +249,7 @@ def listed(folder: Folder, manifest: dict[str, Any]) -> list[Shard]:
 
 def _shard(record: dict[str, Any], where: str) -> Shard:
     try:
-        return Shard(**{name: record[name] for name in Shard._fields if name != "made" or name in record})
+        return Shard(**{name: record[name] for name in Shard._fields})
     except (KeyError, TypeError) as error:
         raise E2RankError(f"{where}: expected the record of a shard, got {record!r:.80}") from error
 

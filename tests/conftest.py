@@ -2,13 +2,20 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from e2rank_pyserini.encoder import E2RankEncoder
+
 if not os.environ.get("E2RANK_HUB"):  # the tests marked `hub` use what the cache holds; E2RANK_HUB=1 lets them download
     os.environ["HF_HUB_OFFLINE"] = "1"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a script; the commands would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 EOS = "<|endoftext|>"
@@ -92,6 +99,63 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (place / "e2rank.yaml").write_text(yaml.safe_dump(record))
     return place
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a random two-layer BERT with dropout, and a WordPiece tokenizer of whole words and letters."""
+    import torch
+    import yaml
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    place = tmp_path_factory.mktemp("models") / "tiny-bert"
+    place.mkdir()
+    letters = "abcdefghijklmnopqrstuvwxyz.[]"
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "of",
+        *WORDS,
+        *letters,
+        *(f"##{one}" for one in letters),
+    ]
+    (place / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertTokenizerFast(str(place / "vocab.txt"), do_lower_case=True)
+    tokenizer.save_pretrained(place)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(place)
+    record = {
+        "pooling": "mean",
+        "eos": None,
+        "query": "{query}",
+        "prompt": "pair",
+        "chat": "none",
+        "lengths": {"document": 16, "query": 12, "prompt": 60},
+        "window": 4,
+        "dtype": "float32",
+    }
+    (place / "e2rank.yaml").write_text(yaml.safe_dump(record))
+    return place
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> "E2RankEncoder":
+    """The tiny model, loaded."""
+    from e2rank_pyserini.encoder import E2RankEncoder
+
+    return E2RankEncoder.load(str(tiny_model), device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def test_a_call_of_one_part_starts_no_thread(encoder: E2RankEncoder):
     assert not ahead_threads()
 
 
-def test_an_error_of_the_thread_is_raised_as_itself(tiny_model: Path, encoder: E2RankEncoder):
+def test_an_error_of_the_thread_is_raised_as_itself(encoder: E2RankEncoder):
     lengths = dataclasses.replace(encoder.spec.lengths, prompt=300)
     short = E2RankEncoder(
         dataclasses.replace(encoder.spec, lengths=lengths), encoder.network, encoder.tokens.tokenizer, ""

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
@@ -34,7 +33,6 @@ from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.reranking import DEPTH, WINDOW
 from e2rank_pyserini.types import E2RankError
-from tests.test_layers import loaded_by
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # quick on a busy machine
 CPU = torch.device("cpu")
@@ -220,41 +218,16 @@ def test_the_default_model_is_random_and_named_by_its_layers(tmp_path: Path):
     assert (found["model"], found["documents"], list(found["peers"])) == ("qwen3-1", 2, ["e2rank"])
 
 
-@pytest.fixture
-def encoder_without_eos(tmp_path: Path) -> Path:
-    """A random BERT of means, with a tokenizer of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    place, special = tmp_path / "bert", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = {word: number for number, word in enumerate([*special, *"wing flow jet shock wave heat title".split()])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(place)
-    torch.manual_seed(0)
-    BertModel(BertConfig(**HIDDEN, num_attention_heads=4, initializer_range=0.3)).save_pretrained(place)
-    lengths = {"document": 48, "query": 24, "prompt": 128}
-    record = {"pooling": "mean", "eos": None, "query": "{query}", "prompt": "pair", "chat": "none", "window": 5}
-    (place / "e2rank.yaml").write_text(yaml.safe_dump({**record, "lengths": lengths, "dtype": "float32"}))
-    return place
-
-
-def test_an_encoder_without_eos(
-    encoder_without_eos: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_an_encoder_without_eos(bert: Path, beir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Peers that pool by means give its vectors; Pyserini's class does not, and is told as not measured."""
-    words = ["--encoder", str(encoder_without_eos), "--data", str(beir), "--documents", "6", "--rounds", "1"]
+    words = ["--encoder", str(bert), "--data", str(beir), "--documents", "6", "--rounds", "1"]
     found = bench("encode", *words, "--device", "cpu", place=tmp_path)
     assert set(found["not measured"]) >= {"pyserini", "pyserini-fp16"}
     assert "not pooling mean without an EOS" in found["not measured"]["pyserini"]
     assert "e2rank bench: pyserini not measured: its qwen3 class" in capsys.readouterr().err
     for name in {"sentence-transformers", "transformers"} & found["peers"].keys():
         assert found["peers"][name]["cosine"] > 1 - 1e-5
-    assert main(["bench", "rerank", "--encoder", str(encoder_without_eos), "--device", "cpu"]) == 1
+    assert main(["bench", "rerank", "--encoder", str(bert), "--device", "cpu"]) == 1
     assert "has no EOS, and only decoders generate what the peers do" in capsys.readouterr().err
 
 
@@ -414,9 +387,3 @@ def test_fewer_documents_than_asked_for_are_said(
     words = ["--encoder", str(tiny_model), "--data", str(beir), "--documents", "99", "--rounds", "1", "--peers"]
     assert bench("encode", *words, place=tmp_path)["documents"] == 40
     assert f"e2rank bench: {beir} has 40 documents and no more" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["bench", "--help"], ["bench", "encode", "--help"], ["bench", "rerank", "--help"]])
-def test_help_loads_nothing_heavy(words: list[str]):
-    statement = f"import e2rank_pyserini.cli as c\ntry: c.main({words})\nexcept SystemExit: pass"
-    assert not {"torch", "numpy", "transformers", "faiss", "jnius"} & loaded_by(statement)

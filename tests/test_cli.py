@@ -185,7 +185,7 @@ def make(*words: str) -> str:
     return done.stdout
 
 
-def test_make_picks_the_model_by_data_set(tmp_path: Path):
+def test_make_picks_the_model_by_data_set():
     carried, real = make("rerank"), make("rerank", "DATASET=trec-covid")
     assert "--encoder e2rank-minilm --output indexes/semanlink.e2rank-minilm" in carried
     assert "runs/semanlink.demo.e2rank-minilm.dense.e2rank.trec" in carried

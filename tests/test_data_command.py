@@ -554,7 +554,7 @@ def test_a_run_that_lacks_queries_is_told(make: Make, toy: Path, tmp_path: Path)
     assert 0 < lacking < lists
 
 
-def test_a_scorer_says_what_it_cut(make: Make, toy: Path, tiny_model: Path, tmp_path: Path):
+def test_a_scorer_says_what_it_cut(make: Make, tiny_model: Path, tmp_path: Path):
     """Of d1 to d8 the encoder cuts those of more than 3 tokens and an EOS, the cross-encoder pairs of more than 12.
 
     The query under its task is longer than the 24 tokens that the tiny model reads.

@@ -177,7 +177,7 @@ def test_the_hash_is_a_polynomial(stretches: list[bytes]):
     assert polynomial(np.frombuffer(b"".join(stretches), np.uint8), starts).tolist() == expected
 
 
-def test_hashes_of_numbers_spread(tmp_path: Path):
+def test_hashes_of_numbers_spread():
     """As many of 200,000 share their upper 32 bits as do of random numbers (4.7 pairs), or nearly."""
     text = "".join(f"{number:09}\n" for number in range(200_000)).encode()
     found = polynomial(np.frombuffer(text, np.uint8), np.arange(0, len(text), 10))

@@ -22,11 +22,6 @@ from e2rank_pyserini.sharded import _Parts
 from e2rank_pyserini.types import Document, E2RankError
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_model: Path) -> E2RankEncoder:
-    return E2RankEncoder.load(str(tiny_model), device="cpu")
-
-
 def exact(beir: Path, encoder: E2RankEncoder) -> tuple[list[str], np.ndarray]:
     corpus = list(documents(str(beir)))
     texts = [document_text(document.title, document.text, "{title} {text}") for document in corpus]

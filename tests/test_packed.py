@@ -296,10 +296,6 @@ def attended(queries: Any, keys: Any, values: Any, starts: Any, scale: float, gr
     return torch.cat(found)
 
 
-def of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
-    raise AssertionError
-
-
 def of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
     assert window_size == (-1, 0)
     return attended(query, key, value, cu_seq_q, scale, grouped=True)
@@ -316,7 +312,6 @@ def sees_all(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None,
 
 
 def test_pytorchs_kernel_for_all_rows_is_taken_as_its_version_has_it(monkeypatch: pytest.MonkeyPatch):
-    assert causally(of_2_10) is None
     like = torch.empty(0)
     for kernel in (of_2_11, of_2_13):
         assert is_right(causally(kernel), like, 4, 2, 16)
@@ -384,13 +379,9 @@ def test_a_kernel_for_all_rows_is_taken_where_it_is_right(
     monkeypatch.setattr(attention, "is_modern", lambda _: True)
     assert one_kernel(like, 4, 2, 16).func is of_2_11
     assert not capsys.readouterr().err
-    for wrong in (of_2_10, sees_all, None):
-        if wrong is None:
-            del varlen.varlen_attn  # PyTorch 2.9 has no such function
-        else:
-            varlen.varlen_attn = wrong  # type: ignore[attr-defined]
-        assert one_kernel(like, 4, 2, 16) is None
-        assert "attention takes a call for the rows of each length" in capsys.readouterr().err
+    varlen.varlen_attn = sees_all  # type: ignore[attr-defined]
+    assert one_kernel(like, 4, 2, 16) is None
+    assert "attention takes a call for the rows of each length" in capsys.readouterr().err
 
     def full(*_: Any, window_size: Any = None, scale: Any = None) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -404,7 +395,6 @@ def test_a_kernel_for_all_rows_is_taken_where_it_is_right(
 def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device here")
-    varlen = pytest.importorskip("torch.nn.attention.varlen")
     exact = [plain.normalised(plain.hidden_states(network, row)[-1]) for row in ROWS]
     for dtype, least in ((torch.float32, 0.9999), (torch.bfloat16, 0.999), (torch.float16, 0.999)):
         there = copy.deepcopy(network).to("cuda", dtype)
@@ -412,7 +402,7 @@ def test_on_a_gpu_one_kernel_reads_all_rows(network: Any):
         found = forward(ROWS, [len(row) for row in ROWS])
         if dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0):
             assert type(forward._packed.between).__name__ == "Fused"
-            assert forward._packed.varlen is not None or causally(varlen.varlen_attn) is None
+            assert forward._packed.varlen is not None
         assert min(one @ true for one, true in zip(found, exact, strict=True)) > least
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.cli import main
@@ -19,60 +18,12 @@ from e2rank_pyserini.training.recipe import Recipe
 from e2rank_pyserini.training.step import Losses, backward, losses, rows_of
 from e2rank_pyserini.training.train import Training
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
-from tests.conftest import WORDS, sentences
+from tests.conftest import sentences
 from tests.reference import training as reference
 from tests.test_training import DATA
 
 QUERY = "lift of wing"
-LENGTHS = {"document": 16, "query": 12, "prompt": 60}
 RANK = Recipe("rank", 1e-3, 3, dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer BERT with dropout, and a WordPiece tokenizer of whole words and letters."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    place = tmp_path_factory.mktemp("models") / "tiny-bert"
-    place.mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz.[]"
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "of",
-        *WORDS,
-        *letters,
-        *(f"##{one}" for one in letters),
-    ]
-    (place / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    tokenizer = BertTokenizerFast(str(place / "vocab.txt"), do_lower_case=True)
-    tokenizer.save_pretrained(place)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-    )
-    BertModel(config).save_pretrained(place)
-    record = {
-        "pooling": "mean",
-        "eos": None,
-        "query": "{query}",
-        "prompt": "pair",
-        "chat": "none",
-        "lengths": LENGTHS,
-        "window": 4,
-        "dtype": "float32",
-    }
-    (place / "e2rank.yaml").write_text(yaml.safe_dump(record))
-    return place
 
 
 @pytest.fixture(scope="module")

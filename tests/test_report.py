@@ -323,17 +323,6 @@ def test_a_baseline_above_all_others_is_on_the_picture(monkeypatch: pytest.Monke
     assert high > 90
 
 
-def test_runs_by_prompts_without_a_task_are_one_sweep_whatever_was_recorded():
-    """Earlier versions recorded a task that was not read."""
-
-    def entry(name: str, window: int, **told: Any) -> Entry:
-        kept = {"model": {"name": "m"}, "prompt": {"variant": "pair", "window": window, **told}}
-        return Entry(name, {}, {}, {}, {}, {**kept, "inputs": {"run": {"path": "r", "sha256": "aa"}}}, 0)
-
-    (found,) = sweeps([entry("old", 2, task="Rank", noun="Documents"), entry("new", 4, task=None, noun=None)])
-    assert [window for window, _ in found.entries] == [2, 4]
-
-
 def test_what_came_through_a_pipe_has_no_hash(words: list[str], tmp_path: Path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -69,17 +69,10 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, length: int):
         read_sealed(path)
 
 
-def test_a_record_without_seal_is_read_only_where_that_is_allowed(tmp_path: Path):
+def test_a_record_without_seal_is_refused(tmp_path: Path):
     path = written(tmp_path / "r.json", RECORD)
     with pytest.raises(E2RankError, match=r"r\.json: expected a record with its seal"):
         read_sealed(path)
-    assert read_sealed(path, required=False) == RECORD
-
-
-def test_a_wrong_seal_is_refused_where_none_is_required_too(tmp_path: Path):
-    path = written(tmp_path / "r.json", {**seal(RECORD), "kept": False})
-    with pytest.raises(E2RankError, match=r"r\.json: is not what was written"):
-        read_sealed(path, required=False)
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": "\\ud800"}', '{"sha256": ' + "[" * 90_000, "NaN", "{}\0"])
@@ -87,7 +80,7 @@ def test_what_is_no_object_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "r.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(E2RankError, match=r"r\.json"):
-        read_sealed(path, required=False)
+        read_sealed(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

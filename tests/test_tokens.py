@@ -18,11 +18,6 @@ from tests.reference import plain
 from tests.reference import tokens as reference
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_model: Path) -> E2RankEncoder:
-    return E2RankEncoder.load(str(tiny_model), device="cpu")
-
-
 @given(st.lists(st.integers(0, 50), max_size=12), st.integers(-10, 300), st.integers(1, 60))
 def test_common_budget_is_the_largest_that_fits(sizes: list[int], room: int, most: int):
     def used(budget: int) -> int:

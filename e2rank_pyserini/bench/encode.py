@@ -1,14 +1,14 @@
 """How fast is a corpus encoded, against what a user would run instead? Peers in turn, on the same texts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini.bench.arithmetic import Work, matmul_peak
-from e2rank_pyserini.bench.encoders import Encode, makers, ours
+from e2rank_pyserini.bench.encoders import makers, ours
 from e2rank_pyserini.bench.material import as_text
-from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table
+from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table, warmed
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.export import export
 from e2rank_pyserini.types import Document, Vectors
@@ -29,8 +29,8 @@ def measure(
     export(encoder, work / "exported")
     by_name = makers(encoder, work / "exported")
     some = documents if encoder.device.type == "cuda" else documents[:_WARM_UP]
-    peers = {OURS: _warmed(lambda: ours(encoder, work), some)}
-    others, absent = prepared({name: partial(_warmed, by_name[name], some) for name in names})
+    peers = {OURS: warmed(lambda: ours(encoder, work), some)}
+    others, absent = prepared({name: partial(warmed, by_name[name], some) for name in names})
     peers |= others
     vectors: dict[str, Vectors] = {}
 
@@ -50,12 +50,6 @@ def measure(
     about = {"dtype": encoder.dtype_name, "batch tokens": encoder.batch_tokens}
     texts = {"documents": len(documents), "tokens": sum(lengths), "longest": max(lengths)}
     return {**about, **texts, "rounds": rounds, "peak tflop/s": peak / 1e12, "peers": rows, NOT_MEASURED: absent}
-
-
-def _warmed(make: Callable[[], Encode], documents: Sequence[Document]) -> Encode:
-    encode = make()
-    encode(documents)
-    return encode
 
 
 def shown(found: Mapping[str, Any]) -> str:

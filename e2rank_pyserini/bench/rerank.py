@@ -14,8 +14,8 @@ from typing import Any
 
 from e2rank_pyserini.bench.arithmetic import Work, matmul_peak
 from e2rank_pyserini.bench.material import of_length
-from e2rank_pyserini.bench.rerankers import STRIDE, Candidates, Rerank, candidates, makers, ours
-from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table
+from e2rank_pyserini.bench.rerankers import STRIDE, Candidates, candidates, makers, ours
+from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table, warmed
 from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.export import export
@@ -68,8 +68,8 @@ def by_query(encoder: E2RankEncoder, given: Candidates, names: Sequence[str], wo
     index, work_done = DenseIndex(work / "index", encoder), Work(encoder.network, encoder.spec.pooling)
     by_name = makers(given, encoder, work / "exported")
     first, depth = next(iter(given.run)), DEPTH if encoder.device.type == "cuda" else WINDOW
-    peers = {OURS: _warmed(lambda: ours(given, encoder, index), first, depth)}
-    others, absent = prepared({name: partial(_warmed, by_name[name], first, depth) for name in names})
+    peers = {OURS: warmed(lambda: ours(given, encoder, index), first, depth)}
+    others, absent = prepared({name: partial(warmed, by_name[name], first, depth) for name in names})
     peers |= others
 
     uncut = encoder.tally.prompt_documents_truncated
@@ -105,12 +105,6 @@ def by_query(encoder: E2RankEncoder, given: Candidates, names: Sequence[str], wo
 def _turn(read: Sequence[int], work_done: Work, queries: int) -> Turn:
     """The mean query of a peer that has read texts of these many tokens for all of them."""
     return Turn(sum(read) / queries, DEPTH, work_done.flops(read) / queries)
-
-
-def _warmed(make: Callable[[], Rerank], qid: str, depth: int) -> Rerank:
-    run = make()
-    run(qid, depth)
-    return run
 
 
 def by_command(encoder: E2RankEncoder, command: Command, rounds: int, work: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ OURS = "e2rank"
 NOT_MEASURED = "not measured"
 _PEERS = ("sentence-transformers",)  # packages whose versions decide the peers' times
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., object])
 
 
 def prepared(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
@@ -37,6 +38,13 @@ def prepared(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[
             absent[name] = said(error)
     tell_absent(absent)
     return made, absent
+
+
+def warmed(make: Callable[[], C], *given: Any) -> C:
+    """What `make` makes, called once with what is `given`."""
+    made = make()
+    made(*given)
+    return made
 
 
 def tell_absent(absent: Mapping[str, str]) -> None:

@@ -333,7 +333,7 @@ def sidecars(draw: Draw) -> tuple[str, Any]:
         "document_template": draw(TEXTS),
         "seconds": draw(st.floats(allow_nan=False, allow_infinity=False)),
     }
-    record = seal({**record, "files": {}}) if draw(st.booleans()) else record
+    record = seal({**record, "files": {}})
     return dumped(draw, record, indent=draw(st.sampled_from([None, 1]))), record
 
 

@@ -79,7 +79,7 @@ class Nursery:
 
     def close(self) -> None:
         self.process.stdin.close()
-        assert self.process.wait(10) == 0
+        assert self.process.wait(60) == 0
         self.process.stdout.close()
         os.close(self.stderr.file)
         os.close(self.passes.file)

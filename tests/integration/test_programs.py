@@ -152,18 +152,12 @@ def test_whole_numbers_stay_those_of_pyserinis_runs(tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "2 2"
 
 
-def test_a_refusal_is_one_line(
-    runs: dict[str, Path], model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path
-):
+def test_a_refusal_is_one_line(runs: dict[str, Path], model_path: Path, topics_file: Path, tmp_path: Path):
     words = [*search_words(runs["runner"] / "index", model_path, topics_file, tmp_path / "out"), "--pooling", "cls"]
     done = runner("search.faiss", *words, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("e2rank pyserini: --pooling cls: model ")
     assert "Traceback" not in done.stderr
-    plain = program(hooked, "-m", "pyserini.search.faiss", *words, check=False)
-    assert plain.returncode == 1
-    assert plain.stderr.splitlines()[-1].startswith("e2rank: --pooling cls: model ")
-    assert "Traceback" not in plain.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -397,24 +391,17 @@ def test_abbreviations_are_honoured_under_the_hook(
     done = program(hooked, "-mpyserini.search.faiss", *words, "--pool", "cls", check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("e2rank: --pooling cls: model ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
-def test_our_runner_is_the_same_where_the_hook_is_installed(
-    beir: Path, model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path
-):
-    import pandas
-
+def test_our_runner_is_the_same_where_the_hook_is_installed(beir: Path, model_path: Path, hooked: Path, tmp_path: Path):
     ours = (hooked, "-m", "e2rank_pyserini", "pyserini")
     program(*ours, "encode", *encode_words(beir, model_path, tmp_path / "index"), "--max-length", "8")
     texts = [" ".join(filter(None, (one.title, one.text))) for one in documents(str(beir))]
     expected = E2RankEncoder.load(document_spec(str(model_path), Asked(max_length=8)), device="cpu")
     found = DenseIndex(tmp_path / "index").index.reconstruct_n(0, len(texts))
     np.testing.assert_allclose(found, expected.encode_documents(texts), atol=1e-5)
-    words = ["--topics", str(topics_file), "--encoder", str(model_path), "--output", str(tmp_path / "q.pkl")]
-    program(*ours, "encode.query", *words)
-    frame = pandas.read_pickle(tmp_path / "q.pkl")
-    vectors = E2RankEncoder.load(str(model_path), device="cpu").encode_queries(frame["text"].tolist())
-    np.testing.assert_allclose(np.stack(frame["embedding"]), vectors, atol=1e-6)
 
 
 def test_what_was_typed_is_honoured_or_refused(tiny_model: Path):

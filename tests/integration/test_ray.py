@@ -26,11 +26,6 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_model: Path) -> E2RankEncoder:
-    return E2RankEncoder.load(str(tiny_model), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(encoder: E2RankEncoder, beir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed") / "index"
     build(encoder, beir, place)
