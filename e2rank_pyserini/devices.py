@@ -2,12 +2,14 @@
 
 import torch
 
+from e2rank_pyserini.choices import DTYPES
 from e2rank_pyserini.types import E2RankError, first_line
 
 
-def choose_device(wanted: str | None) -> str:
+def choose_device(wanted: str | torch.device | None) -> str:
     """`wanted`, or the GPU where there is one; refuses a device that is not there."""
-    name = wanted or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    name = str(wanted) if wanted else best
     try:
         torch.empty(0, device=name)
     except Exception as error:
@@ -17,10 +19,13 @@ def choose_device(wanted: str | None) -> str:
     return name
 
 
-def choose_dtype(wanted: str, device: str) -> torch.dtype:
+def choose_dtype(wanted: str | torch.dtype, device: str) -> torch.dtype:
     """`auto` is bfloat16 where the hardware computes in it (GPU, or a CPU with AVX512-BF16 or AMX), else float32."""
-    if wanted != "auto":
-        named: torch.dtype = getattr(torch, wanted)
+    name = str(wanted).removeprefix("torch.")
+    if name not in DTYPES:
+        raise E2RankError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    if name != "auto":
+        named: torch.dtype = getattr(torch, name)
         return named
     if device.startswith("cuda"):
         native = torch.cuda.is_bf16_supported(including_emulation=False)

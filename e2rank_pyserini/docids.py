@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_pyserini.trec import check_word, read_lines
+from e2rank_pyserini.types import E2RankError, shown
 
 Bytes = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]
@@ -82,6 +83,11 @@ class Docids(Sequence[str]):
 
     def rows(self, docids: Sequence[str]) -> NDArray[np.int64]:
         """(n,) the row of each docid, -1 where it is absent. One that appears more than once has its first row."""
+        if isinstance(docids, str):
+            raise E2RankError("expected a list of docids, got a single one")
+        others = [docid for docid in docids if not isinstance(docid, str)]
+        if others:
+            raise E2RankError(f"expected docids as text, got {shown(others[0])}")
         sought = [docid.encode("utf-8", "surrogatepass") for docid in docids]
         starts = np.cumsum([0, *(len(one) + 1 for one in sought)])
         text = np.frombuffer(b"".join(one + b"\n" for one in sought), np.uint8)

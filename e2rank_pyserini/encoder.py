@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
 from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.tokens import Ids, TextTokenizer, tokens_of
-from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line
+from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line, is_text, shown
 
 T = TypeVar("T")
 
@@ -55,11 +56,11 @@ class E2RankEncoder:
     @classmethod
     def load(
         cls,
-        name: str | ModelSpec,
+        name: str | Path | ModelSpec,
         *,
         like: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
         batch_tokens: int | None = None,
     ) -> "E2RankEncoder":
         """Load a model by catalog name, directory or hub name (or by its record).
@@ -68,7 +69,7 @@ class E2RankEncoder:
         (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included where there is any.
         Raises E2RankError when the model cannot be found or read.
         """
-        spec = name if isinstance(name, ModelSpec) else model(name, like)
+        spec = name if isinstance(name, ModelSpec) else model(str(name), like)
         device = choose_device(device)
         with timed("load"):
             network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
@@ -105,16 +106,32 @@ class E2RankEncoder:
         return self.tokens.tally
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """n texts -> (n, dim)."""
-        return self._encoded(lambda some: _whole(self.tokens.documents(some)), texts)
+        """n texts -> (n, dim).
+
+        Raises E2RankError for a single text, for what is no text, for a vector that is not finite, and for a text that
+        the device has too little memory for.
+        """
+        return self._encoded(lambda some: _whole(self.tokens.documents(some)), _texts(texts))
 
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
-        """n queries under one retrieval task (default: the paper's web search task) -> (n, dim)."""
+        """n queries under one retrieval task (default: the paper's web search task) -> (n, dim).
+
+        A model whose query template says no task reads none. Raises E2RankError as `encode_documents` does.
+        """
         asked = RETRIEVAL_TASK if task is None else task
-        return self._encoded(lambda some: _whole(self.tokens.queries(some, asked)), texts)
+        return self._encoded(lambda some: _whole(self.tokens.queries(some, asked)), _texts(texts))
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
-        """n listwise prompts -> (n, dim): the enhanced queries."""
+        """n listwise prompts -> (n, dim): the enhanced queries.
+
+        Raises E2RankError as `encode_documents` does, and for a prompt that does not fit with all documents cut away.
+        """
+        if isinstance(prompts, ListwisePrompt):
+            raise E2RankError("expected a list of prompts, got a single one")
+        prompts = list(prompts)
+        for prompt in prompts:
+            _texts([prompt.query])
+            _texts(prompt.documents)
         cut = None
         if self.forward.packing:  # else those of like length are to be together in a batch
             most = self.spec.lengths.document
@@ -134,8 +151,6 @@ class E2RankEncoder:
         cut: list[slice] | None = None,
     ) -> Vectors:
         """(n, dim): each part tokenised in a thread while the network is at the one before; a single one, here."""
-        if isinstance(texts, str):
-            raise E2RankError("expected a list of texts, got a single one")
         rows = (tokenise(texts[part]) for part in cut or [slice(0, len(texts))])
         with contextlib.closing(ahead(rows) if cut and len(cut) > 1 else rows) as coming:
             return self.forward.stream(coming, len(texts))
@@ -194,6 +209,17 @@ def as_recorded(record: Mapping[str, Any], dtype: str, device: str, batch_tokens
             f"model {spec.name}: expected the weights {record['identity']}, found {encoder.identity} in {spec.source}"
         )
     return encoder
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; E2RankError for a single one, and for what is no text."""
+    if isinstance(texts, str):
+        raise E2RankError("expected a list of texts, got a single one")
+    found = list(texts)
+    for number, text in enumerate(found, start=1):
+        if not is_text(text):
+            raise E2RankError(f"text {number} of {len(found)}: expected text, got {shown(text)}")
+    return found
 
 
 def _whole(rows: list[Ids]) -> Part:

@@ -1,32 +1,38 @@
 """Runs against qrels: trec_eval's values, by ir-measures, over all judged topics."""
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from e2rank_pyserini.choices import MEASURES
-from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
+from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
 
-def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Sequence[str] = MEASURES) -> dict[str, float]:
-    """The mean of each measure over every judged topic; one without hits counts 0 (trec_eval -c).
+def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Iterable[str] = MEASURES) -> dict[str, float]:
+    """The mean of each measure, in [0, 1], over every judged topic; one without hits counts 0 (trec_eval -c).
 
     `relevance` is the least grade that counts as relevant for the binary measures (trec_eval -l). Raises E2RankError
-    when the run and the qrels share no topic.
+    when the run and the qrels share no topic, for an unknown measure, and for what no TREC file could hold: ids that
+    are no text, a document twice, a score that is not finite, a grade that is no integer.
     """
     scores = per_topic(run, qrels, relevance=relevance, measures=measures)
     return {measure: sum(values.values()) / len(qrels) for measure, values in scores.items()}
 
 
 def per_topic(
-    run: Run, qrels: Qrels, *, relevance: int = 1, measures: Sequence[str] = MEASURES
+    run: Run, qrels: Qrels, *, relevance: int = 1, measures: Iterable[str] = MEASURES
 ) -> dict[str, dict[str, float]]:
-    """measure -> qid -> value, for every judged topic (0 where the run has no hits)."""
+    """measure -> qid -> value in [0, 1], for every judged topic (0 where the run has no hits). Raises as `evaluate`."""
     try:
         import ir_measures
         from ir_measures import AP, MRR, Judged, R, nDCG
     except ImportError as error:
         raise E2RankError("evaluation needs ir-measures; pip install 'e2rank-pyserini[eval]'") from error
+    if relevance < 1:
+        raise E2RankError(f"relevance {relevance}: expected a grade of at least 1")
+    measures = list(measures)
     known = {
         "nDCG@10": nDCG @ 10,
         "MAP": AP(rel=relevance),
@@ -43,7 +49,14 @@ def per_topic(
             f"qrels: {next(iter(qrels), 'none')} …)"
         )
     # trec_eval's code can crash on a topic whose grades are all under -1, which are worth what -1 is
-    graded = {qid: {docid: max(grade, -1) for docid, grade in of_topic.items()} for qid, of_topic in qrels.items()}
+    graded = {
+        qid: {docid: max(_grade(grade, qid, docid), -1) for docid, grade in of_topic.items()}
+        for qid, of_topic in qrels.items()
+    }
+    _check_ids(run)
+    _check_ids(graded)
+    for judged in graded.values():
+        _check_ids(judged)
     scores: dict[str, dict[str, float]] = {}
     for measure in measures:
         depth = 10 if measure in ("MRR@10", "judged@10") else None  # ir-measures cuts these in another order
@@ -62,10 +75,34 @@ def ranked(hits: Sequence[Hit]) -> list[str]:
 
 def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
     """qid -> docid -> score, of the first `depth` hits as trec_eval orders them."""
-    found = {qid: dict(hits) for qid, hits in run.items() if hits}
+    found = {qid: _scores(qid, hits) for qid, hits in run.items() if hits}
     if depth is None:
         return found
     return {qid: {docid: scores[docid] for docid in ranked(run[qid])[:depth]} for qid, scores in found.items()}
+
+
+def _scores(qid: str, hits: Sequence[Hit]) -> dict[str, float]:
+    scores = {docid: float(score) for docid, score in hits}
+    if len(scores) < len(hits):
+        raise E2RankError(f"query {qid}: a document appears twice")
+    if not all(map(math.isfinite, scores.values())):
+        raise E2RankError(f"query {qid}: expected finite scores")
+    _check_ids(scores)
+    return scores
+
+
+def _grade(grade: int, qid: str, docid: str) -> int:
+    try:
+        return operator.index(grade)
+    except TypeError as error:
+        raise E2RankError(f"query {qid}: document {docid}: expected an integer grade, got {shown(grade)}") from error
+
+
+def _check_ids(ids: Iterable[str]) -> None:
+    """Refuse what is no text of Unicode: trec_eval's code crashes on half of a surrogate pair."""
+    for one in ids:
+        if not is_text(one):
+            raise E2RankError(f"expected ids of queries and documents as text, got {shown(one)}")
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:

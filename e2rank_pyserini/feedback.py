@@ -119,6 +119,8 @@ def slide(run: Run, reranked: Callable[[Run], Run], *, depth: int, window: int, 
 
 def windows(count: int, window: int, stride: int) -> list[slice]:
     """The windows over `count` hits, the last one first; the one that reaches the first hit may be shorter."""
+    if not count:
+        return []
     ends = range(count, 0, -stride)
     below_top = [slice(end - window, end) for end in ends if end > window]
     return [*below_top, slice(0, ends[len(below_top)])]

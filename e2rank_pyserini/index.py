@@ -1,5 +1,6 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,13 +85,18 @@ class DenseIndex:
     def search(self, vectors: Vectors, hits: int) -> list[list[Hit]]:
         """(n, dim) -> for each row its best min(hits, len(self)) documents, best first, ties in corpus order.
 
-        Where a Flat index has ties at the cut, the first of them in the corpus are found.
+        Where a Flat index has ties at the cut, the first of them in the corpus are found. An IVF index gives what the
+        lists hold that it looks into, which may be fewer. Raises E2RankError for vectors of another width or with a
+        number that is not finite, and for hits below 1.
         """
+        hits = operator.index(hits)
         if hits < 1 or np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.dim:
             raise E2RankError(
                 f"expected vectors (n, {self.dim}) and hits of at least 1, got {np.shape(vectors)} and {hits}"
             )
         asked, many = np.ascontiguousarray(vectors, dtype=np.float32), min(hits, len(self))
+        if not np.isfinite(asked).all():
+            raise E2RankError("expected vectors of finite numbers, got others")
         flat = isinstance(self.index, self.faiss.IndexFlat)
         if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
             self._graph.efSearch = max(self._reach, many)
@@ -113,8 +119,6 @@ class DenseIndex:
 
         A quantised index gives approximations, scaled back to length 1.
         """
-        if isinstance(docids, str):
-            raise E2RankError("expected a list of docids, got a single one")
         self._make_direct_map()
         rows = self.docids.rows(docids)
         stored = rows >= 0

@@ -31,13 +31,13 @@ _VERSIONS = ("e2rank-pyserini", "torch", "transformers", "tokenizers", "numpy")
 def build_index(
     corpus: Iterable[Document],
     encoder: E2RankEncoder,
-    directory: Path | None,
+    directory: Path | str | None,
     *,
     factory: str = "Flat",
     template: str = TITLE_AND_TEXT,
     provenance: dict[str, str] | None = None,
     overwrite: bool = False,
-    shards: str | None = None,
+    shards: Path | str | None = None,
     shard_documents: int = SHARD_DOCUMENTS,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
@@ -52,6 +52,8 @@ def build_index(
     (unless `overwrite`), `shards` in it, a corpus error, a factory string that FAISS refuses, or shards of another
     model or corpus.
     """
+    directory = None if directory is None else Path(directory)
+    shards = None if shards is None else str(shards)
     if directory is not None:
         check_replaceable(directory, overwrite=overwrite, shards=shards)
     index = empty_index(encoder.dim, factory)

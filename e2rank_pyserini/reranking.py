@@ -13,7 +13,17 @@ from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.prompts import RERANK_TASK
 from e2rank_pyserini.timing import timed
 from e2rank_pyserini.trec import STEP
-from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Run, Topics, Vectors, VectorStore
+from e2rank_pyserini.types import (
+    E2RankError,
+    Encoder,
+    Hit,
+    ListwisePrompt,
+    Run,
+    Topics,
+    Vectors,
+    VectorStore,
+    check_same_model,
+)
 
 _QUERIES = 64  # prompts encoded together
 WINDOW = 20
@@ -34,12 +44,14 @@ def rerank(
 ) -> Run:
     """Rescore the first `depth` hits of every query by cosine with its listwise prompt of the first `window`.
 
-    `window`: the model's by default, at most `depth`. `prompt_vectors` and `rescore` in one call; see there for what
+    `window`: the model's by default, at most `depth`. The prompt variants `pair` and `tail` say neither `task` nor
+    `noun`. `prompt_vectors` and `rescore` in one call; see there for what
     they promise and raise.
     """
     window = min(window_of(encoder), depth) if window is None else window
     if not 1 <= window <= depth:
         raise E2RankError(f"window {window}: expected 1 to depth ({depth})")
+    check_same_model(index, encoder)
     queries = prompt_vectors(run, topics, texts, encoder, task=task, noun=noun, window=window)
     return rescore(run, queries, texts, index, encoder, depth=depth, cut=cut)
 
@@ -62,6 +74,8 @@ def prompt_vectors(
     """
     check_known(run, topics)
     window = window_of(encoder) if window is None else window
+    if window < 1:
+        raise E2RankError(f"window {window}: expected at least 1")
     vectors: dict[str, Vectors] = {}
     for qids in _groups(run):
         read = {qid: tuple(_text(texts, hit.docid) for hit in run[qid][:window]) for qid in qids}
@@ -93,9 +107,14 @@ def rescore(
 
     Scores are float32 cosines; ties keep the order of the run. Documents that the index lacks are encoded on the fly
     from `texts` (E2RankError when one is not there), unless they are in `encoded`, to which they are added. Hits below
-    `depth` follow in their order under scores of at most -1, or go with `cut`.
+    `depth` follow in their order under scores of at most -1, or go with `cut`. Raises E2RankError for an index of
+    another model than the encoder's, and for a query's vector that is none of its width.
     """
     check_known(run, queries)
+    check_same_model(index, encoder)
+    if depth < 1:
+        raise E2RankError(f"depth {depth}: expected at least 1")
+    _check_vectors(run, queries, encoder.dim)
     rescored: Run = {}
     for qid, candidates, vectors in gathered(run, texts, index, encoder, depth=depth, encoded=encoded):
         with timed("score"):
@@ -176,6 +195,14 @@ def check_known(run: Run, queries: Mapping[str, object], whose: str = "the topic
     unknown = [qid for qid in run if qid not in queries]
     if unknown:
         raise E2RankError(f"query {unknown[0]}: in the run but not in {whose} ({len(unknown)} such)")
+
+
+def _check_vectors(run: Run, queries: Mapping[str, Vectors], dim: int) -> None:
+    for qid in run:
+        if np.shape(queries[qid]) != (dim,) or not np.isfinite(queries[qid]).all():
+            raise E2RankError(
+                f"query {qid}: expected a vector of {dim} finite numbers, got an array of {np.shape(queries[qid])}"
+            )
 
 
 def check_texts(docids: Iterable[str], texts: Mapping[str, str]) -> None:

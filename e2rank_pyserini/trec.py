@@ -15,7 +15,7 @@ import numpy as np
 
 from e2rank_pyserini.numerals import real
 from e2rank_pyserini.storage import lines
-from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, shown
+from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
 _LARGEST = 1e38  # trec_eval holds scores as float32
@@ -54,9 +54,9 @@ def write_run(path: Path | str, run: Run, tag: str) -> None:
     """Write `run` as Pyserini does (packed where `path` ends in .gz), with scores that strictly decrease as printed.
 
     A hit whose score would print equal to (or above) the one before is lowered by the least step that trec_eval sees:
-    it ignores ranks, breaks ties by docid, and holds scores as float32. Raises E2RankError for what could not be read
-    again: a score that is no number, a docid that a query has twice, and a qid, docid or tag with blanks or without
-    a character.
+    it ignores ranks, breaks ties by docid, and holds scores as float32. A query without hits leaves no line. Raises
+    E2RankError for what could not be read again: a score that float32 cannot hold, a docid that a query has twice, and
+    a qid, docid or tag that is no text, has blanks or no character.
     """
     with atomic(path) as file:
         check_word(tag, "tag", path)
@@ -66,16 +66,17 @@ def write_run(path: Path | str, run: Run, tag: str) -> None:
                 raise E2RankError(f"{path}: query {qid}: a document appears twice")
             ceiling = math.inf
             for rank, hit in enumerate(hits, start=1):
-                if not math.isfinite(hit.score):
-                    raise E2RankError(f"{path}: query {qid}: document {hit.docid}: expected a number, got {hit.score}")
                 check_word(hit.docid, "docid", path)
-                units = min(round(hit.score / STEP), ceiling)
+                score = finite(float(hit.score), hit.score, f"{path}: query {qid}: document {hit.docid}")
+                units = min(round(score / STEP), ceiling)
                 file.write(f"{qid} Q0 {hit.docid} {rank} {units * STEP:.6f} {tag}\n")
                 ceiling = units - _float32_gap(units * STEP)
 
 
 def check_word(word: str, what: str, where: Path | str) -> None:
     """Refuse what would not be one column of a run."""
+    if not is_text(word):
+        raise E2RankError(f"{where}: expected a {what} as text, got {shown(word)}")
     if word.split() != [word]:
         raise E2RankError(f"{where}: expected a {what} without blanks, got {shown(word)}")
 

@@ -48,6 +48,17 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} too large to show"
 
 
+def is_text(value: object) -> bool:
+    """Whether it is text of whole characters: no None or NaN, as pandas has them, and no half of a surrogate pair."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def clean(text: str) -> str:
     """`text` as one line that a terminal, UTF-8, HTML and a font can take: controls and lone surrogates become U+FFFD.
 
@@ -83,7 +94,8 @@ Run = dict[str, list[Hit]]  # qid -> hits, best first
 class ListwisePrompt(NamedTuple):
     """What the listwise prompt of one query says, before anything is cut to fit.
 
-    `task` is the instruction, `noun` what the list is called (Documents, Arguments, …).
+    `task` is the instruction, `noun` what the list is called (Documents, Arguments, …); the variants `pair` and `tail`
+    say neither.
     """
 
     query: str
@@ -119,3 +131,10 @@ class VectorStore(Protocol):
     def vectors(self, docids: Sequence[str]) -> "tuple[Vectors, NDArray[np.bool_]]":
         """The stored unit vectors, (n, dim), and (n,) whether each docid is stored; absent rows are zero."""
         ...
+
+
+def check_same_model(index: VectorStore, encoder: Encoder) -> None:
+    """Raise E2RankError where both say which model they are of, as DenseIndex and E2RankEncoder do, and they differ."""
+    check, record = getattr(index, "check_model", None), getattr(encoder, "record", None)
+    if check is not None and record is not None:
+        check(record, encoder.dim)

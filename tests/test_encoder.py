@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,29 @@ def test_one_text_is_no_list_of_letters(encoder: E2RankEncoder, tiny_index: Path
     for call in (encoder.encode_queries, encoder.encode_documents, DenseIndex(tiny_index).vectors):
         with pytest.raises(E2RankError, match=r"expected a list of .*, got a single one"):
             call("007")
+
+
+def test_texts_come_in_any_sequence(encoder: E2RankEncoder):
+    """An array, as a column of pandas gives it, and a generator."""
+    expected = encoder.encode_documents(["wing flow", "heat"])
+    assert np.array_equal(encoder.encode_documents(np.array(["wing flow", "heat"], dtype=object)), expected)
+    assert np.array_equal(encoder.encode_documents(text for text in ("wing flow", "heat")), expected)
+
+
+@pytest.mark.parametrize("text", [None, float("nan"), 7, "wing \ud800"])
+def test_what_is_no_text_is_named_by_its_place(encoder: E2RankEncoder, text: Any):
+    for call in (encoder.encode_documents, encoder.encode_queries):
+        with pytest.raises(E2RankError, match=r"text 2 of 2: expected text, got "):
+            call(["wing", text])
+    with pytest.raises(E2RankError, match=r"text 2 of 2: expected text, got "):
+        encoder.encode_prompts([ListwisePrompt("wing", ("flow", text), RERANK_TASK)])
+
+
+def test_a_prompt_of_one_document_is_no_prompt_of_its_letters(encoder: E2RankEncoder):
+    with pytest.raises(E2RankError, match="expected a list of texts, got a single one"):
+        encoder.encode_prompts([ListwisePrompt("wing", ("first hit"), RERANK_TASK)])  # a comma is missing
+    with pytest.raises(E2RankError, match="expected a list of prompts, got a single one"):
+        encoder.encode_prompts(ListwisePrompt("wing", ("first hit",), RERANK_TASK))
 
 
 TEXTS = [*sentences(30, seed=2), "", "wing"]
@@ -213,7 +237,17 @@ def test_batches_hold_the_budget_and_every_row_once():
 
 def test_dtype_by_name():
     assert str(choose_dtype("float32", "cpu")) == "torch.float32"
+    assert choose_dtype(torch.float16, "cpu") == torch.float16
     assert str(choose_dtype("auto", "cpu")) in ("torch.float32", "torch.bfloat16")
+    for wanted in ("bf16", torch.int8):
+        with pytest.raises(E2RankError, match=r"dtype .*: expected one of auto, float32, bfloat16, float16"):
+            choose_dtype(wanted, "cpu")
+
+
+def test_a_model_by_its_path_on_a_torch_device(tiny_model: Path):
+    assert E2RankEncoder.load(tiny_model, device=torch.device("cpu"), dtype=torch.float32).dim == 64
+    with pytest.raises(E2RankError, match="model 'nowhere': expected a named model"):
+        E2RankEncoder.load(Path("nowhere"), device="cpu")
 
 
 def test_an_adapter_of_another_model_is_no_adapter(tiny_model: Path, tmp_path: Path):

@@ -3,7 +3,9 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from e2rank_pyserini.evaluation import evaluate, per_topic, table
@@ -46,6 +48,31 @@ def test_a_topic_with_an_empty_list_of_hits_is_one_without_hits():
     qrels = {"1": {"a": 1}, "2": {"a": 1}}
     measures = ["nDCG@10", "MAP", "R@100", "MRR@10", "judged@10"]
     assert evaluate({"1": run_of(x="a")["x"], "2": []}, qrels, measures=measures) == dict.fromkeys(measures, 0.5)
+
+
+def test_numpys_numbers_are_numbers():
+    """As pandas and numpy give them."""
+    run = {"q": [Hit("a", np.float32(0.9)), Hit("b", np.float16(0.5))]}
+    assert evaluate(run, {"q": {"b": np.int64(1)}}) == evaluate({"q": [Hit("a", 0.9), Hit("b", 0.5)]}, {"q": {"b": 1}})
+    assert evaluate(run, {"q": {"a": 1}}, measures=(name for name in ("MAP", "R@100"))) == {"MAP": 1, "R@100": 1}
+
+
+@pytest.mark.parametrize(
+    ("run", "qrels", "more", "told"),
+    [
+        ([Hit("a", 3.0), Hit("b", 2.0), Hit("a", 1.0)], {"a": 1}, {}, "query q: a document appears twice"),
+        ([Hit("a", math.nan)], {"a": 1}, {}, "query q: expected finite scores"),
+        ([Hit("a", 1.0)], {"a": 1.0}, {}, "query q: document a: expected an integer grade, got 1.0"),
+        ([Hit(7, 1.0)], {"a": 1}, {}, "expected ids of queries and documents as text, got 7"),
+        ([Hit("a", 1.0)], {7: 1}, {}, "expected ids of queries and documents as text, got 7"),
+        ([Hit("a\ud800", 1.0)], {"a": 1}, {}, r"expected ids of queries and documents as text, got 'a\\ud800'"),
+        ([Hit("a", 1.0)], {"a": 1}, {"relevance": 0}, "relevance 0: expected a grade of at least 1"),
+    ],
+)
+def test_what_no_file_could_hold_is_refused(run: Any, qrels: Any, more: dict[str, int], told: str):
+    """trec_eval's own code would take the last of two, or crash."""
+    with pytest.raises(E2RankError, match=told):
+        evaluate({"q": run}, {"q": qrels}, **more)
 
 
 def test_the_least_relevant_grade_moves_the_binary_measures_only():

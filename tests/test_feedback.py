@@ -162,6 +162,7 @@ def test_sliding_windows_equal_the_reference(data):
 
 
 def test_windows_start_at_the_end_and_the_first_hits_are_always_read():
+    assert windows(0, 4, 2) == []
     tens = [(start, start + 20) for start in range(80, -1, -10)]
     assert [(place.start, place.stop) for place in windows(100, 20, 10)] == tens
     assert windows(25, 20, 10) == [slice(5, 25), slice(0, 15)]

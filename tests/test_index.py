@@ -18,7 +18,7 @@ from e2rank_pyserini.integrity import fingerprint
 from e2rank_pyserini.kinds import faiss_module, faiss_package, flat_header
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.sealed import read_sealed
-from e2rank_pyserini.sharded import _Parts
+from e2rank_pyserini.sharded import _Parts, open_index
 from e2rank_pyserini.types import Document, E2RankError
 
 
@@ -43,6 +43,29 @@ def test_more_hits_than_documents_gives_every_document_once(tiny_index: Path, en
     opened = DenseIndex(tiny_index)
     (hits,) = opened.search(encoder.encode_queries(["wing"]), 1000)
     assert sorted(hit.docid for hit in hits) == sorted(opened.docids)
+
+
+def test_what_is_asked_for_in_numpys_numbers_and_what_is_no_number(tiny_index: Path, encoder: E2RankEncoder):
+    opened, queries = DenseIndex(tiny_index), encoder.encode_queries(["wing", "heat"])
+    assert opened.search(queries, np.int64(3)) == opened.search(queries.astype(np.float64), 3)
+    queries[1, 0] = np.nan
+    with pytest.raises(E2RankError, match="expected vectors of finite numbers"):
+        opened.search(queries, 3)
+
+
+@pytest.mark.parametrize(
+    ("docids", "told"), [("007", "a list of docids, got a single one"), ([7], "docids as text, got 7")]
+)
+def test_docids_that_are_none_are_refused(tiny_index: Path, docids: Any, told: str):
+    opened = DenseIndex(tiny_index)
+    for call in (opened.stored, opened.vectors):
+        with pytest.raises(E2RankError, match=f"expected {told}"):
+            call(docids)
+
+
+def test_an_index_is_built_under_a_name(tmp_path: Path, encoder: E2RankEncoder):
+    build_index([Document("a", "", "wing")], encoder, str(tmp_path / "i"), shards=tmp_path / "s")
+    assert list(DenseIndex(str(tmp_path / "i")).docids) == ["a"] == list(open_index(tmp_path / "s").docids)
 
 
 def test_stored_vectors_come_back(tiny_index: Path, beir: Path, encoder: E2RankEncoder):

@@ -1,11 +1,13 @@
 """Reranking with an encoder and an index whose answers can be computed by hand; no torch."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from e2rank_pyserini.reranking import missing, order, prompt_vectors, rerank, rescore, texts_needed
+from e2rank_pyserini.retrieval import search
 from e2rank_pyserini.types import E2RankError, Hit, ListwisePrompt, Vectors
 
 
@@ -138,6 +140,39 @@ def test_a_query_without_a_topic_and_a_document_without_a_text_are_named():
 def test_a_window_must_lie_within_the_depth(window: int, depth: int):
     with pytest.raises(E2RankError, match=f"window {window}"):
         rerank(RUN, TOPICS, TEXTS, Stored(ANGLES), Compass(), window=window, depth=depth)
+
+
+def test_what_would_read_or_rescore_from_the_end_is_refused():
+    with pytest.raises(E2RankError, match="window -1: expected at least 1"):
+        prompt_vectors(RUN, TOPICS, TEXTS, Compass(), window=-1)
+    with pytest.raises(E2RankError, match="depth -1: expected at least 1"):
+        rescore(RUN, {"007": _unit([0.0])[0]}, TEXTS, Stored(ANGLES), Compass(), depth=-1)
+
+
+@pytest.mark.parametrize("vector", [_unit([0.0]), np.zeros(3), np.array([np.nan, 1.0])])
+def test_a_vector_that_is_none_is_refused(vector: Vectors):
+    """A row of a matrix, of another width, of no numbers."""
+    with pytest.raises(E2RankError, match="query 007: expected a vector of 2 finite numbers, got an array of "):
+        rescore(RUN, {"007": vector}, TEXTS, Stored(ANGLES), Compass())
+
+
+def test_an_index_of_another_model_is_refused():
+    class Ours(Compass):
+        record: ClassVar = {"name": "ours"}
+
+    class Theirs(Stored):
+        def check_model(self, model: dict[str, str], dim: int) -> None:
+            raise E2RankError(f"built with another model than {model['name']} of {dim}")
+
+    stored, encoder = Theirs(ANGLES), Ours()
+    for call in (
+        lambda: rerank(RUN, TOPICS, TEXTS, stored, encoder),
+        lambda: rescore(RUN, {"007": _unit([0.0])[0]}, TEXTS, stored, encoder),
+        lambda: search(TOPICS, stored, encoder),
+    ):
+        with pytest.raises(E2RankError, match="built with another model than ours of 2"):
+            call()
+    assert not encoder.prompts
 
 
 def test_many_queries_are_all_there_in_order():

@@ -60,6 +60,8 @@ def test_the_score_outranks_the_rank_column(tmp_path: Path):
         ("q", "a", "my tag", "expected a tag without blanks, got 'my tag'"),
         ("q", "a", "", "expected a tag without blanks, got ''"),
         ("q", "aba", "t", "query q: a document appears twice"),
+        ("q", [7], "t", "expected a docid as text, got 7"),
+        (7, "a", "t", "expected a query id as text, got 7"),
     ],
 )
 def test_what_could_not_be_read_again_is_not_written(
@@ -68,6 +70,13 @@ def test_what_could_not_be_read_again_is_not_written(
     with pytest.raises(E2RankError, match=re.escape(f"r.trec: {told}")):
         write_run(tmp_path / "r.trec", {qid: [Hit(docid, 1.0) for docid in docids]}, tag)
     assert not list(tmp_path.iterdir())
+
+
+def test_numpys_scores_are_numbers_and_too_large_ones_are_refused(tmp_path: Path):
+    write_run(tmp_path / "r", {"q": [Hit("a", np.float32(0.75)), Hit("b", np.float16(0.5))]}, "t")
+    assert read_run(tmp_path / "r") == {"q": [Hit("a", 0.75), Hit("b", 0.5)]}
+    with pytest.raises(E2RankError, match=r"query q: document a: expected a score of at most 1e\+38"):
+        write_run(tmp_path / "r", {"q": [Hit("a", 1e39)]}, "t")
 
 
 def test_names_of_files_may_be_text(tmp_path: Path):
@@ -82,7 +91,7 @@ def test_names_of_files_may_be_text(tmp_path: Path):
 def test_a_failed_write_leaves_the_old_run(tmp_path: Path):
     path = tmp_path / "r"
     write_run(path, {"q": [Hit("a", 1.0)]}, "t")
-    with pytest.raises(E2RankError, match="query q: document b: expected a number, got nan"):
+    with pytest.raises(E2RankError, match="query q: document b: expected a finite score, got nan"):
         write_run(path, {"q": [Hit("a", 1.0), Hit("b", float("nan"))]}, "t")
     before = path.read_bytes()
 
@@ -110,7 +119,7 @@ def test_a_run_is_packed_where_its_name_says_so(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["r.trec", "r.trec.gz"])
 def test_a_text_that_cannot_be_encoded_leaves_nothing(tmp_path: Path, name: str):
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(E2RankError, match=r"r\.trec(\.gz)?: expected a docid as text, got '\\ud800'"):
         write_run(tmp_path / name, {"q": [Hit("a", 1.0), Hit("\ud800", 0.5)]}, "t")
     assert list(tmp_path.iterdir()) == []
 

@@ -45,7 +45,8 @@ class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
         others = [name for name, value in more.items() if isinstance(value, Sequence) and any(value)]
         if others:
             raise E2RankError(f"{', '.join(others)}: E2Rank encodes titles and texts alone")
-        rows = zip(titles or [None] * len(texts), texts, strict=True)
+        given = [None] * len(texts) if titles is None or not len(titles) else titles
+        rows = zip(given, texts, strict=True)
         parts = [[part.strip() for part in row if part and part.strip()] for row in rows]
         return self.encoder.encode_documents([self.prefix + " ".join(row) for row in parts])
 
@@ -54,7 +55,7 @@ class E2RankQueryEncoder(QueryEncoder):  # type: ignore[misc]
     """What Pyserini's searchers construct as `cls(encoder_dir=, device=, prefix=, fp16=, …)`.
 
     `prefix`, as in Pyserini, is put before the query; it replaces the instruction. `task` (default: web search) is
-    the retrieval task of the instruction.
+    the retrieval task of the instruction, which a model whose query template has none does not read.
     """
 
     def __init__(

@@ -77,7 +77,7 @@ def rerank_hits(
         raise E2RankError(
             f"expected an index that gives vectors back, DenseIndex(directory), got {type(index).__name__}"
         )
-    encoder = _model(encoder)
+    encoder, hits = _model(encoder), list(hits)
     run = {"": [Hit(hit.docid, float(hit.score)) for hit in hits]}
     window = min(window_of(encoder) if window is None else window, depth)
     wanted = texts_needed(run, index, depth=depth, window=window)

@@ -63,8 +63,9 @@ def read_examples(path: Path) -> list[Example]:
     return examples
 
 
-def write_examples(path: Path, examples: Iterable[Example]) -> int:
+def write_examples(path: Path | str, examples: Iterable[Example]) -> int:
     """Write the examples, one a line, and return how many. `relevance` is written where the ranking does not say it."""
+    path = Path(path)
     check_output(path)
     count = 0
     with atomic(path) as file:

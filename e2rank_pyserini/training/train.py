@@ -44,7 +44,7 @@ def train(
     spec: ModelSpec,
     recipe: Recipe,
     examples: Sequence[Example],
-    output: Path,
+    output: Path | str,
     *,
     dev: Sequence[Example] = (),
     device: str | None = None,
@@ -58,6 +58,7 @@ def train(
     is that of another run or another process is at it, when the recipe has a task for a source that is not there, and
     when the loss is no number.
     """
+    output = Path(output)
     if os.path.lexists(output):
         raise E2RankError(f"{output}: exists already")
     check_writable(output)
