@@ -85,6 +85,7 @@ class Docids(Sequence[str]):
         """(n,) the row of each docid, -1 where it is absent. One that appears more than once has its first row."""
         if isinstance(docids, str):
             raise E2RankError("expected a list of docids, got a single one")
+        docids = list(docids)
         others = [docid for docid in docids if not isinstance(docid, str)]
         if others:
             raise E2RankError(f"expected docids as text, got {shown(others[0])}")

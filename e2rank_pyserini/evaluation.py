@@ -1,12 +1,12 @@
 """Runs against qrels: trec_eval's values, by ir-measures, over all judged topics."""
 
-import math
 import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from e2rank_pyserini.choices import MEASURES
+from e2rank_pyserini.trec import graded, score_of
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
 
@@ -49,20 +49,20 @@ def per_topic(
             f"qrels: {next(iter(qrels), 'none')} …)"
         )
     # trec_eval's code can crash on a topic whose grades are all under -1, which are worth what -1 is
-    graded = {
+    judgments = {
         qid: {docid: max(_grade(grade, qid, docid), -1) for docid, grade in of_topic.items()}
         for qid, of_topic in qrels.items()
     }
     _check_ids(run)
-    _check_ids(graded)
-    for judged in graded.values():
+    _check_ids(judgments)
+    for judged in judgments.values():
         _check_ids(judged)
     scores: dict[str, dict[str, float]] = {}
     for measure in measures:
         depth = 10 if measure in ("MRR@10", "judged@10") else None  # ir-measures cuts these in another order
         found = {
             metric.query_id: metric.value
-            for metric in ir_measures.iter_calc([known[measure]], graded, _as_mapping(run, depth))
+            for metric in ir_measures.iter_calc([known[measure]], judgments, _as_mapping(run, depth))
         }
         scores[measure] = {qid: found.get(qid, 0.0) for qid in qrels}
     return scores
@@ -82,18 +82,16 @@ def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
 
 
 def _scores(qid: str, hits: Sequence[Hit]) -> dict[str, float]:
-    scores = {docid: float(score) for docid, score in hits}
+    scores = {hit[0]: score_of(hit, f"query {qid}: document {hit[0]}") for hit in hits}
     if len(scores) < len(hits):
         raise E2RankError(f"query {qid}: a document appears twice")
-    if not all(map(math.isfinite, scores.values())):
-        raise E2RankError(f"query {qid}: expected finite scores")
     _check_ids(scores)
     return scores
 
 
 def _grade(grade: int, qid: str, docid: str) -> int:
     try:
-        return operator.index(grade)
+        return graded(operator.index(grade), f"query {qid}: document {docid}")
     except TypeError as error:
         raise E2RankError(f"query {qid}: document {docid}: expected an integer grade, got {shown(grade)}") from error
 

@@ -223,6 +223,8 @@ def read_sidecar(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     loaded = read_sealed(path)
+    if not isinstance(loaded.get("files"), dict):
+        raise E2RankError(f"{path}: expected the hashes of the index's files, got {shown(loaded.get('files'))}")
     if not isinstance(loaded.get("model"), dict | None):
         raise E2RankError(f"{path}: expected the model as an object, got {shown(loaded['model'])}")
     return loaded

@@ -199,10 +199,10 @@ def check_known(run: Run, queries: Mapping[str, object], whose: str = "the topic
 
 def _check_vectors(run: Run, queries: Mapping[str, Vectors], dim: int) -> None:
     for qid in run:
-        if np.shape(queries[qid]) != (dim,) or not np.isfinite(queries[qid]).all():
-            raise E2RankError(
-                f"query {qid}: expected a vector of {dim} finite numbers, got an array of {np.shape(queries[qid])}"
-            )
+        if np.shape(queries[qid]) != (dim,):
+            raise E2RankError(f"query {qid}: expected a vector of {dim} numbers, got {np.shape(queries[qid])}")
+        if not np.isfinite(queries[qid]).all():
+            raise E2RankError(f"query {qid}: expected a vector of finite numbers, got others")
 
 
 def check_texts(docids: Iterable[str], texts: Mapping[str, str]) -> None:

@@ -67,7 +67,7 @@ def write_run(path: Path | str, run: Run, tag: str) -> None:
             ceiling = math.inf
             for rank, hit in enumerate(hits, start=1):
                 check_word(hit.docid, "docid", path)
-                score = finite(float(hit.score), hit.score, f"{path}: query {qid}: document {hit.docid}")
+                score = score_of(hit, f"{path}: query {qid}: document {hit.docid}")
                 units = min(round(score / STEP), ceiling)
                 file.write(f"{qid} Q0 {hit.docid} {rank} {units * STEP:.6f} {tag}\n")
                 ceiling = units - _float32_gap(units * STEP)
@@ -197,6 +197,16 @@ def _float32_gap(score: float) -> int:
 
 def _number(word: str, path: Path | str, line: int) -> float:
     return finite(real(word), word, f"{path}:{line}")
+
+
+def score_of(hit: Hit, where: str) -> float:
+    """The hit's score, of Python's or numpy's, if it is a number that a run can hold."""
+    score = hit[1]
+    try:
+        number = math.nan if isinstance(score, str) else float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    return finite(number, score, where)
 
 
 def finite(score: float, said: object, where: str) -> float:

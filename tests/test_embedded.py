@@ -26,9 +26,9 @@ RUNS = {  # model -> the recipe of its first run and of its second
 
 
 @functools.cache  # half a minute for SmolLM2, whose GGUF file Transformers reads three times
-def loaded(name: str) -> E2RankEncoder:
+def loaded(name: str, dtype: str = "float32") -> E2RankEncoder:
     try:
-        return E2RankEncoder.load(name, device="cpu", dtype="float32")
+        return E2RankEncoder.load(name, device="cpu", dtype=dtype)
     except E2RankError as error:
         pytest.skip(str(error))
 
@@ -89,7 +89,7 @@ def test_it_was_trained_by_its_recipes(name: str):
 @pytest.mark.parametrize(("name", "prompt"), [("e2rank-minilm", "pair"), ("e2rank-smollm2-135m", "tail")])
 def test_it_reads_feedback(name: str, prompt: str):
     """The prompt's vector moves towards what its documents are about; the query alone is ambiguous."""
-    encoder = loaded(name)
+    encoder = loaded(name, "auto" if name == "e2rank-minilm" else "float32")
     assert model(name).prompt == prompt
     animals = ("The jaguar is a large cat of the Americas.", "Big cats hunt deer and capybara in the forest.")
     cars = ("The Jaguar XJ is a luxury saloon car.", "The car's engine was tuned for speed and comfort.")

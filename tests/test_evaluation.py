@@ -61,7 +61,11 @@ def test_numpys_numbers_are_numbers():
     ("run", "qrels", "more", "told"),
     [
         ([Hit("a", 3.0), Hit("b", 2.0), Hit("a", 1.0)], {"a": 1}, {}, "query q: a document appears twice"),
-        ([Hit("a", math.nan)], {"a": 1}, {}, "query q: expected finite scores"),
+        ([Hit("a", math.nan)], {"a": 1}, {}, "query q: document a: expected a finite score, got nan"),
+        ([Hit("a", "0.5")], {"a": 1}, {}, "query q: document a: expected a finite score, got '0.5'"),
+        ([Hit("a", None)], {"a": 1}, {}, "query q: document a: expected a finite score, got None"),
+        ([Hit("a", 1e300)], {"a": 1}, {}, r"query q: document a: expected a score of at most 1e\+38"),
+        ([Hit("a", 1.0)], {"a": 2**31}, {}, "query q: document a: expected a grade of at most 10000000"),
         ([Hit("a", 1.0)], {"a": 1.0}, {}, "query q: document a: expected an integer grade, got 1.0"),
         ([Hit(7, 1.0)], {"a": 1}, {}, "expected ids of queries and documents as text, got 7"),
         ([Hit("a", 1.0)], {7: 1}, {}, "expected ids of queries and documents as text, got 7"),

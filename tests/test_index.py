@@ -63,6 +63,10 @@ def test_docids_that_are_none_are_refused(tiny_index: Path, docids: Any, told: s
             call(docids)
 
 
+def test_docids_come_in_any_sequence(tiny_index: Path):
+    assert DenseIndex(tiny_index).stored(docid for docid in ("007", "nothing")).tolist() == [True, False]
+
+
 def test_an_index_is_built_under_a_name(tmp_path: Path, encoder: E2RankEncoder):
     build_index([Document("a", "", "wing")], encoder, str(tmp_path / "i"), shards=tmp_path / "s")
     assert list(DenseIndex(str(tmp_path / "i")).docids) == ["a"] == list(open_index(tmp_path / "s").docids)

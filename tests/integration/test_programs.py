@@ -118,12 +118,15 @@ def test_the_runs_are_the_same_bytes_and_ours(runs: dict[str, Path], toy_run: Pa
         )
 
 
-def test_encode_query_gives_our_vectors(model_path: Path, topics_file: Path, tmp_path: Path):
-    """encode.query knows no maps and no class option: left alone it would pool the first token."""
+def test_encode_query_gives_our_vectors(model_path: Path, topics_file: Path, hooked: Path, tmp_path: Path):
+    """encode.query knows no maps and no class option: left alone it would pool the first token.
+
+    By our runner where the hook is installed too, so that both have a hand in it.
+    """
     import pandas
 
     words = ["--topics", str(topics_file), "--encoder", str(model_path), "--output", str(tmp_path / "q.pkl")]
-    runner("encode.query", *words)
+    program(hooked, "-m", "e2rank_pyserini", "pyserini", "encode.query", *words)
     frame = pandas.read_pickle(tmp_path / "q.pkl")
     vectors = E2RankEncoder.load(str(model_path), device="cpu").encode_queries(frame["text"].tolist())
     np.testing.assert_allclose(np.stack(frame["embedding"]), vectors, atol=1e-6)
