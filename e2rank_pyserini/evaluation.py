@@ -9,6 +9,8 @@ from e2rank_pyserini.choices import MEASURES
 from e2rank_pyserini.trec import graded, score_of
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
+Found = dict[str, dict[str, float]]  # qid -> docid -> score
+
 
 def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Iterable[str] = MEASURES) -> dict[str, float]:
     """The mean of each measure, in [0, 1], over every judged topic; one without hits counts 0 (trec_eval -c).
@@ -48,23 +50,13 @@ def per_topic(
             f"the run and the qrels share no topic (run: {next(iter(run), 'none')} …, "
             f"qrels: {next(iter(qrels), 'none')} …)"
         )
-    # trec_eval's code can crash on a topic whose grades are all under -1, which are worth what -1 is
-    judgments = {
-        qid: {docid: max(_grade(grade, qid, docid), -1) for docid, grade in of_topic.items()}
-        for qid, of_topic in qrels.items()
-    }
-    _check_ids(run)
-    _check_ids(judgments)
-    for judged in judgments.values():
-        _check_ids(judged)
+    judged, found = _judged(qrels), _found(run)
     scores: dict[str, dict[str, float]] = {}
     for measure in measures:
         depth = 10 if measure in ("MRR@10", "judged@10") else None  # ir-measures cuts these in another order
-        found = {
-            metric.query_id: metric.value
-            for metric in ir_measures.iter_calc([known[measure]], judgments, _as_mapping(run, depth))
-        }
-        scores[measure] = {qid: found.get(qid, 0.0) for qid in qrels}
+        read = found if depth is None else _first(run, found, depth)
+        values = {one.query_id: one.value for one in ir_measures.iter_calc([known[measure]], judged, read)}
+        scores[measure] = {qid: values.get(qid, 0.0) for qid in qrels}
     return scores
 
 
@@ -73,12 +65,25 @@ def ranked(hits: Sequence[Hit]) -> list[str]:
     return [hit.docid for hit in sorted(hits, key=lambda hit: (np.float32(hit.score), hit.docid), reverse=True)]
 
 
-def _as_mapping(run: Run, depth: int | None) -> dict[str, dict[str, float]]:
-    """qid -> docid -> score, of the first `depth` hits as trec_eval orders them."""
-    found = {qid: _scores(qid, hits) for qid, hits in run.items() if hits}
-    if depth is None:
-        return found
+def _first(run: Run, found: Found, depth: int) -> Found:
+    """Of the first `depth` hits as trec_eval orders them."""
     return {qid: {docid: scores[docid] for docid in ranked(run[qid])[:depth]} for qid, scores in found.items()}
+
+
+def _found(run: Run) -> Found:
+    _check_ids(run)
+    return {qid: _scores(qid, hits) for qid, hits in run.items() if hits}
+
+
+def _judged(qrels: Qrels) -> Qrels:
+    """trec_eval's code can crash on a topic whose grades are all under -1, which are worth what -1 is."""
+    _check_ids(qrels)
+    for judged in qrels.values():
+        _check_ids(judged)
+    return {
+        qid: {docid: max(_grade(grade, qid, docid), -1) for docid, grade in judged.items()}
+        for qid, judged in qrels.items()
+    }
 
 
 def _scores(qid: str, hits: Sequence[Hit]) -> dict[str, float]:

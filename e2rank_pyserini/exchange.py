@@ -14,17 +14,15 @@ from e2rank_pyserini.answering import Answer, Candidate, Listwise, Rerank, Searc
 from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.choices import WITHOUT_TASK
 from e2rank_pyserini.prompts import document_text
-from e2rank_pyserini.types import Document, E2RankError
+from e2rank_pyserini.types import Document, E2RankError, is_text
 
 _HITS = 10  # of a search that asks for no number
 _UNREAD = ("max_tokens_per_doc", "max_chunks_per_doc", "rank_fields", "priority")  # of Cohere's request
 
 
 def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair, which is no character") from error
+    if not is_text(text):
+        raise ValueError("holds half of a surrogate pair, which is no character")
     return text
 
 

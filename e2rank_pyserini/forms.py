@@ -16,7 +16,7 @@ import numpy as np
 
 from e2rank_pyserini.topics import parse_object, unique
 from e2rank_pyserini.trec import atomic, finite, graded, read_lines, read_qrels, read_run
-from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics, shown
+from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics, is_text, shown
 
 Requests = list[tuple[str, Any]]  # where each one stands, and what stands there
 _WANTED = "a run (six columns, ranx's JSON or rank_llm's JSON lines) or qrels (four or three columns, or ranx's JSON)"
@@ -222,7 +222,7 @@ def _candidates(candidates: list[Any], where: str) -> list[Hit]:
 def _word(value: Any, what: str, where: str) -> str:
     """An id as text: a word, or a whole number. Half of a surrogate pair is no character."""
     word = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if word.split() != [word] or any("\ud800" <= character <= "\udfff" for character in word):
+    if word.split() != [word] or not is_text(word):
         raise E2RankError(f"{where}: expected a {what} without blanks, got {shown(value)}")
     return word
 

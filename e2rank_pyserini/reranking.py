@@ -45,8 +45,7 @@ def rerank(
     """Rescore the first `depth` hits of every query by cosine with its listwise prompt of the first `window`.
 
     `window`: the model's by default, at most `depth`. The prompt variants `pair` and `tail` say neither `task` nor
-    `noun`. `prompt_vectors` and `rescore` in one call; see there for what
-    they promise and raise.
+    `noun`. `prompt_vectors` and `rescore` in one call; see there for what they promise and raise.
     """
     window = min(window_of(encoder), depth) if window is None else window
     if not 1 <= window <= depth:

@@ -39,4 +39,4 @@ def cut(counts: Mapping[str, int]) -> str:
         ("prompts_query_truncated", "prompts", "queries in prompts"),
     )
     told = [f"{counts.get(some, 0)} of {counts[read]} {name}" for some, read, name in kinds if counts.get(read)]
-    return f"{', '.join(told)} cut"
+    return f"{', '.join(told) or 'nothing read, nothing'} cut"

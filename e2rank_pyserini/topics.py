@@ -9,7 +9,7 @@ from typing import Any
 from xml.parsers import expat
 
 from e2rank_pyserini.trec import check_word, read_lines
-from e2rank_pyserini.types import E2RankError, Topics
+from e2rank_pyserini.types import E2RankError, Topics, is_text
 
 Rows = Iterator[tuple[int, str, str]]  # line (0: unknown), qid, query
 
@@ -113,10 +113,8 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_unicode(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise E2RankError(f"{where}: holds half of a surrogate pair, which is no character") from error
+    if not is_text(text):
+        raise E2RankError(f"{where}: holds half of a surrogate pair, which is no character")
 
 
 def _field(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:

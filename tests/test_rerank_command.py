@@ -15,6 +15,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.feedback import Part, interpolate
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
+from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_run, write_run
 from e2rank_pyserini.types import Hit, Run
@@ -196,6 +197,11 @@ def test_feedback_by_prompt_searches_the_whole_index_with_the_prompts_vector(
 def test_feedback_interpolates_runs_of_the_whole_index(made: Made, toy_run: Path):
     found = made("feedback", "--window", "5", "--hits", "10", "--interpolate", "prompt=1e-9", "first=1")
     assert docids(found) == {qid: names[:10] for qid, names in docids(read_run(toy_run)).items()}
+
+
+def test_what_was_cut_where_nothing_was_read_is_said_too():
+    assert cut({}) == cut(vars(Tally())) == "nothing read, nothing cut"
+    assert cut({"prompts": 2, "prompt_documents": 9}) == "0 of 9 documents in prompts, 0 of 2 queries in prompts cut"
 
 
 def test_rules_need_no_texts(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path):
