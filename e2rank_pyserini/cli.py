@@ -33,18 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     try:
         _run(arguments, words)
-    except E2RankError as error:
-        _say(f"e2rank {arguments.command}: {error}")
+    except (KeyboardInterrupt, Exception) as error:
+        if _interrupted(error):
+            _say(f"e2rank {arguments.command}: interrupted")
+            return 130
+        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if not isinstance(error, E2RankError | MemoryError):
+            raise
+        told = error if isinstance(error, E2RankError) else "what it reads does not fit into memory"
+        _say(f"e2rank {arguments.command}: {told}")
         return 1
-    except MemoryError:
-        _say(f"e2rank {arguments.command}: what it reads does not fit into memory")
-        return 1
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        _say(f"e2rank {arguments.command}: interrupted")
-        return 130
     return 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """An interrupt, or what came of one: within the locks of Python's threads it ends in a RuntimeError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _say(line: str) -> None:

@@ -3,12 +3,11 @@
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from e2rank_pyserini.ahead import ahead
+from e2rank_pyserini.ahead import Aside, Later, ahead
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task
@@ -97,8 +96,8 @@ def here(encoder: E2RankEncoder) -> Engine:
             yield read(encoder, item) if isinstance(item, Task) else item
 
     def engine(corpus: Iterable[Document], shards: Shards, advance: Advance) -> Iterator[tuple[Shard, bool]]:
-        with ThreadPoolExecutor(1, "write") as writer:
-            written: Future[Shard] | None = None
+        with Aside() as writer:
+            written: Later[Shard] | None = None
             for item in ahead(ready(corpus, shards)):
                 if isinstance(item, Shard):
                     advance(item.documents, 0)
@@ -107,7 +106,7 @@ def here(encoder: E2RankEncoder) -> Engine:
                 encoder.forward.progress = advance
                 vectors = encoded(encoder, item)
                 encoder.forward.progress = None
-                before, written = written, writer.submit(shards.write, item.task, vectors, item.counts)
+                before, written = written, writer.do(shards.write, item.task, vectors, item.counts)
                 if before is not None:
                     yield before.result(), True
             if written is not None:

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from e2rank_pyserini.ahead import Aside
 from e2rank_pyserini.encoding import Advance, Engine, planned
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.types import Document, E2RankError
@@ -111,7 +112,7 @@ def _together(
     workers: Sequence[_Worker], plan: Iterator[Task | Shard], advance: Advance
 ) -> Iterator[tuple[Shard, bool]]:
     """Shards as they are finished; the first failure ends the others after the shard they are at, and is raised."""
-    results: queue.Queue[tuple[Shard, bool] | BaseException | None] = queue.Queue()
+    results: SimpleQueue[tuple[Shard, bool] | BaseException | None] = SimpleQueue()
     ending, turn = threading.Event(), threading.Lock()
 
     def work(worker: _Worker) -> None:
@@ -130,26 +131,23 @@ def _together(
             worker.close()
             results.put(None)
 
-    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
     failures: list[BaseException] = []
-    try:
-        for _ in threads:
-            while (result := results.get()) is not None:
-                if isinstance(result, BaseException):
-                    failures.append(result)
-                else:
-                    shard, is_new = result
-                    advance(shard.documents, shard.counts.get("tokens", 0) if is_new else 0)
-                    yield shard, is_new
-    except BaseException:  # interrupted: no one waits for what they are at
-        ending.set()
-        for worker in workers:
-            worker.stop()
-        raise
-    finally:
-        for thread in threads:
-            thread.join()
+    with Aside(len(workers)) as threads:
+        try:
+            for worker in workers:
+                threads.do(work, worker)
+            for _ in workers:
+                while (result := results.get()) is not None:
+                    if isinstance(result, BaseException):
+                        failures.append(result)
+                    else:
+                        shard, is_new = result
+                        advance(shard.documents, shard.counts.get("tokens", 0) if is_new else 0)
+                        yield shard, is_new
+        except BaseException:  # interrupted: no one waits for what they are at
+            ending.set()
+            for worker in workers:
+                worker.stop()
+            raise
     if failures:
         raise failures[0]

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +167,23 @@ def test_an_error_is_one_write(monkeypatch: pytest.MonkeyPatch):
     assert main(["eval", "nowhere.trec", "--dataset", "nowhere"]) == 1
     assert len(written) == 1
     assert re.fullmatch(r"e2rank eval: .*nowhere.*\n", written[0])
+
+
+def test_what_an_interrupt_made_of_a_lock_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()  # as Condition does when it has not got its lock back
+
+    monkeypatch.setattr("e2rank_pyserini.commands.info", interrupted)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "e2rank info: interrupted\n"
+    monkeypatch.setattr("e2rank_pyserini.commands.info", lambda _: threading.Lock().release())
+    with pytest.raises(RuntimeError):
+        main(["info"])
 
 
 def test_info(capsys: pytest.CaptureFixture[str]):

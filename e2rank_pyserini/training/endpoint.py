@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from e2rank_pyserini.ahead import Aside
 from e2rank_pyserini.training.examples import permutation
 from e2rank_pyserini.types import E2RankError
 
@@ -81,9 +81,13 @@ def orders(
             keep(number, found)
         return found
 
-    with _client(endpoint) as client, ThreadPoolExecutor(endpoint.parallel) as pool:
-        yield from map(order, range(len(asked))[:1])
-        yield from pool.map(order, range(1, len(asked)))
+    with _client(endpoint) as client, Aside(endpoint.parallel) as threads:
+        try:
+            yield from map(order, range(len(asked))[:1])
+            for later in [threads.do(order, number) for number in range(1, len(asked))]:
+                yield later.result()
+        finally:
+            silent = _GIVE_UP  # interrupted: no one waits for the lists that are not asked for yet
 
 
 def _order(

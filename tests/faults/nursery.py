@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ if __name__ == "__main__":
             status = 99  # a traceback
             try:
                 status = child(json.loads(line))
+            except BaseException:  # noqa: BLE001  the test shows it
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(status)
