@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,7 @@ from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.inputs import retrieval_task
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.training import making
+from e2rank_pyserini.training.endpoint import Endpoint, orders
 from e2rank_pyserini.training.labelling import _pair_length, by_cross_encoder, by_encoder, combined, distinct, levels
 from e2rank_pyserini.training.mining import Draw, draw_lists, draw_pairs
 from e2rank_pyserini.types import E2RankError, Hit
@@ -725,6 +727,22 @@ def test_an_llm_ranks(
         assert (asked["model"], asked["temperature"]) == ("some-model", 0)
         for number, docid in enumerate(RANKS, start=1):
             assert f"\n[{number}] {DOCS[docid]}\n" in asked["messages"][-1]["content"]
+
+
+def test_an_interrupted_job_asks_no_further_list(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def answered(client: object, endpoint: object, query: str, documents: object) -> tuple[int, ...]:
+        asked.append(query)
+        time.sleep(0.01)
+        return (0, 1)
+
+    monkeypatch.setattr("e2rank_pyserini.training.endpoint._order", answered)
+    lists = [(str(number), ("a", "b")) for number in range(200)]
+    coming = orders(lists, Endpoint(url="http://localhost:1/v1", model="m", parallel=3))
+    assert [next(coming), next(coming)] == [(0, 1), (0, 1)]
+    coming.close()
+    assert len(asked) < 20
 
 
 def test_an_interrupted_job_asks_no_list_twice(

@@ -64,11 +64,11 @@ def orders(
     the others, and E2RankError says why. Later failures cost one list each, and so does the first where the job was
     `begun` before. `keep` is told the number of a list and its order as soon as there is one, in the thread that asked.
     """
-    silent = 0
+    silent, over = 0, False
 
     def order(number: int) -> tuple[int, ...] | str:
         nonlocal silent
-        if silent >= _GIVE_UP:
+        if over or silent >= _GIVE_UP:
             return UNASKED
         found = _order(client, endpoint, *asked[number])
         if isinstance(found, E2RankError):
@@ -87,7 +87,7 @@ def orders(
             for later in [threads.do(order, number) for number in range(1, len(asked))]:
                 yield later.result()
         finally:
-            silent = _GIVE_UP  # interrupted: no one waits for the lists that are not asked for yet
+            over = True  # interrupted: no one waits for the lists that are not asked for yet
 
 
 def _order(
