@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from e2rank_pyserini.ahead import Aside, Later, ahead
+from e2rank_pyserini.ahead import ahead
+from e2rank_pyserini.aside import Aside, Later
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards import Shard, Shards, Task

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from e2rank_pyserini.ahead import Aside
+from e2rank_pyserini.aside import Aside
 from e2rank_pyserini.encoding import Advance, Engine, planned
 from e2rank_pyserini.shards import Shard, Shards, Task
 from e2rank_pyserini.types import Document, E2RankError
@@ -112,7 +112,8 @@ def _together(
     workers: Sequence[_Worker], plan: Iterator[Task | Shard], advance: Advance
 ) -> Iterator[tuple[Shard, bool]]:
     """Shards as they are finished; the first failure ends the others after the shard they are at, and is raised."""
-    results: SimpleQueue[tuple[Shard, bool] | BaseException | None] = SimpleQueue()
+    results: SimpleQueue[tuple[Shard, bool] | None] = SimpleQueue()
+    failures: list[BaseException] = []
     ending, turn = threading.Event(), threading.Lock()
 
     def work(worker: _Worker) -> None:
@@ -124,26 +125,22 @@ def _together(
                     break
                 is_new = isinstance(item, Task)
                 results.put((worker.encode(item) if isinstance(item, Task) else item, is_new))
-        except BaseException as error:  # noqa: BLE001  raised again by who reads the results
+        except BaseException as error:  # noqa: BLE001  raised again when all have ended
+            failures.append(error)
             ending.set()
-            results.put(error)
         finally:
             worker.close()
             results.put(None)
 
-    failures: list[BaseException] = []
     with Aside(len(workers)) as threads:
         try:
             for worker in workers:
                 threads.do(work, worker)
             for _ in workers:
                 while (result := results.get()) is not None:
-                    if isinstance(result, BaseException):
-                        failures.append(result)
-                    else:
-                        shard, is_new = result
-                        advance(shard.documents, shard.counts.get("tokens", 0) if is_new else 0)
-                        yield shard, is_new
+                    shard, is_new = result
+                    advance(shard.documents, shard.counts.get("tokens", 0) if is_new else 0)
+                    yield shard, is_new
         except BaseException:  # interrupted: no one waits for what they are at
             ending.set()
             for worker in workers:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2rank_pyserini.ahead import Aside, parts
+from e2rank_pyserini.ahead import parts
+from e2rank_pyserini.aside import Aside
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.remembering import Memory
 from e2rank_pyserini.timing import recording, so_far
@@ -157,7 +158,8 @@ def test_an_interrupted_network_leaves_no_thread_and_what_is_remembered_is_not_e
 
 INTERRUPTED = """
 import faulthandler, sys, time
-from e2rank_pyserini.ahead import Aside, ahead
+from e2rank_pyserini.ahead import ahead
+from e2rank_pyserini.aside import Aside
 
 def job():
     assert list(ahead(iter(range(3)))) == [0, 1, 2]

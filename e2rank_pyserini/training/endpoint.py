@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from e2rank_pyserini.ahead import Aside
+from e2rank_pyserini.aside import Aside
 from e2rank_pyserini.training.examples import permutation
 from e2rank_pyserini.types import E2RankError
 
