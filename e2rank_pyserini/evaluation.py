@@ -62,7 +62,8 @@ def per_topic(
 
 def ranked(hits: Sequence[Hit]) -> list[str]:
     """The docids in trec_eval's order: by score in float32, then docid, both descending."""
-    return [hit.docid for hit in sorted(hits, key=lambda hit: (np.float32(hit.score), hit.docid), reverse=True)]
+    scores = np.array([hit.score for hit in hits], np.float32).tolist()
+    return [docid for _, docid in sorted(zip(scores, (hit.docid for hit in hits), strict=True), reverse=True)]
 
 
 def _first(run: Run, found: Found, depth: int) -> Found:

@@ -19,6 +19,7 @@ from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
 _LARGEST = 1e38  # trec_eval holds scores as float32
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _HIGHEST = 10**7  # trec_eval keeps 8 bytes for each grade up to the highest, and where it gets no memory gives zeros
 
 
@@ -28,8 +29,7 @@ def read_run(path: Path | str) -> Run:
     Raises E2RankError for a line that is not six columns, a score that is not a finite number, a rank that is not an
     integer, and a docid twice under one qid.
     """
-    rows: dict[str, list[tuple[float, int, str]]] = {}
-    seen: dict[str, set[str]] = {}
+    rows: dict[str, dict[str, tuple[float, int]]] = {}  # qid -> docid -> what its place is by
     for number, line in enumerate(read_lines(path), start=1):
         columns = line.split()
         if not columns:
@@ -37,15 +37,14 @@ def read_run(path: Path | str) -> Run:
         if len(columns) != 6:
             raise E2RankError(f"{path}:{number}: expected 6 columns (qid Q0 docid rank score tag), got {len(columns)}")
         qid, _, docid, rank, score, _ = columns
-        docids = seen.setdefault(qid, set())
-        if docid in docids:
+        found = rows.setdefault(qid, {})
+        if docid in found:
             raise E2RankError(f"{path}:{number}: document {docid} appears twice for query {qid}")
-        docids.add(docid)
-        rows.setdefault(qid, []).append((-_number(score, path, number), _integer(rank, "rank", path, number), docid))
+        found[docid] = -_number(score, path, number), _integer(rank, "rank", path, number)
     if not rows:
         raise E2RankError(f"{path}: the run is empty")
     return {
-        qid: [Hit(docid, -score) for score, _, docid in sorted(found, key=lambda row: row[:2])]
+        qid: [Hit(docid, -found[docid][0]) for docid in sorted(found, key=found.__getitem__)]
         for qid, found in rows.items()
     }
 
@@ -228,6 +227,6 @@ def graded(grade: int, where: str) -> int:
 
 
 def _integer(word: str, what: str, path: Path | str, line: int) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", word):
+    if not _INTEGER.fullmatch(word):
         raise E2RankError(f"{path}:{line}: expected an integer {what}, got {shown(word)}")
     return int(word)

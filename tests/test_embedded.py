@@ -26,7 +26,7 @@ RUNS = {  # model -> the recipe of its first run and of its second
 
 
 @functools.cache  # half a minute for SmolLM2, whose GGUF file Transformers reads three times
-def loaded(name: str, dtype: str = "float32") -> E2RankEncoder:
+def loaded(name: str, dtype: str) -> E2RankEncoder:
     try:
         return E2RankEncoder.load(name, device="cpu", dtype=dtype)
     except E2RankError as error:
@@ -58,7 +58,7 @@ def test_a_directory_may_name_it(tmp_path: Path):
 )
 def test_its_weights_are_the_base_plus_the_adapter(name: str, base: str, changes: int, weight: str):
     """Of the linear layers; not embeddings, norms, biases, nor the pooler that is not used."""
-    untrained, tuned = loaded(base), loaded(name)
+    untrained, tuned = loaded(base, "float32"), loaded(name, "float32")
     tensors = load_file(PLACE / name / "delta.safetensors")
     before, after = (dict(encoder.network.named_parameters()) for encoder in (untrained, tuned))
     changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
