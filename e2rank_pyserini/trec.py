@@ -191,6 +191,8 @@ def _float32_gap(score: float) -> int:
 
     They are more than the spacing: of two scores half way between two of float32's both may become the one between.
     """
+    if abs(score) < 8:  # its steps there are less than one unit: cosines, and fused ranks
+        return 1
     return math.floor(float(np.spacing(np.float32(abs(score)))) / STEP) + 1
 
 
