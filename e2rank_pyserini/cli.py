@@ -1,10 +1,13 @@
 """The `e2rank` command line. Only argparse is imported until a command runs."""
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from e2rank_pyserini import __version__, options
 from e2rank_pyserini.bench.bench_command import add_bench_parser
@@ -24,22 +27,28 @@ from e2rank_pyserini.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, is_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and ids, whatever the locale can say
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run(arguments, words)
+        sys.stdout.flush()
     except (KeyboardInterrupt, Exception) as error:
         if _interrupted(error):
             _say(f"e2rank {arguments.command}: interrupted")
             return 130
         if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_stdout()
             return 0
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files say so by an E2RankError
+            _leave_stdout()
+            error = E2RankError(f"what it prints cannot be written: {error.strerror}")
         if not isinstance(error, E2RankError | MemoryError):
             raise
         told = error if isinstance(error, E2RankError) else "what it reads does not fit into memory"
@@ -53,6 +62,11 @@ def _interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
+
+
+def _leave_stdout() -> None:
+    """What is left in its buffer would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
@@ -70,6 +84,9 @@ def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
     """What the words leave open; refuses URLs where files of this machine are expected."""
     if "function" not in arguments:
         arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
+    for word in (*words, _directory()) if "output" in arguments else words:
+        if not is_text(word):
+            raise E2RankError(f"{word!a}: expected names of files, and other words, as text in this locale's encoding")
     if "output" in arguments:
         arguments.words = words  # what RUN.json holds
     for name in ("output", "topics", "qrels", "excluded", "run", "baseline", "runs", "input"):
@@ -80,6 +97,14 @@ def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
             setattr(arguments, name, _here(name, given))
     if "split" in arguments:
         arguments.split = _split(arguments)
+
+
+def _directory() -> str:
+    """The working directory, which records name."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError as error:
+        raise E2RankError("the working directory has been removed") from error
 
 
 def _split(arguments: argparse.Namespace) -> str:

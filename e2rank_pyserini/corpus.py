@@ -19,7 +19,8 @@ _IDS = ("id", "_id", "pid", "docid")  # pid: MS MARCO v2, whose docid is that of
 _EXAMPLE = '{"id": "7", "contents": "its text"}'
 _BODIES = ("text", "contents", "passage", "segment")
 BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
-_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_SUFFIXES = (".jsonl", ".json", ".gz")  # Pyserini's
+_OTHERS = (".ndjson", ".bz2", ".xz", ".zst", ".zip", ".parquet", ".tar", ".tgz")  # which hold documents too, unread
 _BATCH = 1024  # documents whose docids are looked up together
 
 
@@ -172,9 +173,8 @@ def files(source: str) -> list[Path]:
     for name in BEIR_CORPUS:
         if (path / name).is_file():
             return [path / name]
-    found = sorted(child for child in _below(path) if child.name.endswith(_SUFFIXES) and child.is_file())
-    _check_files([str(child) for child in found], source)
-    return found
+    there = sorted(child for child in _below(path) if child.is_file())
+    return [Path(name) for name in _corpus_files([str(child) for child in there], source)]
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -195,17 +195,22 @@ def _remote_files(source: str) -> list[str]:
     for name in BEIR_CORPUS:
         if f"{source.rstrip('/')}/{name}" in found:
             return [f"{source.rstrip('/')}/{name}"]
-    found = [name for name in found if name.endswith(_SUFFIXES) or name == source]
-    _check_files(found, source)
-    return found
+    return [source] if found == [source] else _corpus_files(found, source)
 
 
-def _check_files(found: list[str], source: str) -> None:
-    for name in found:
-        if name.rpartition("/")[2].startswith("queries."):
+def _corpus_files(there: list[str], source: str) -> list[str]:
+    """Of a folder's files those of documents; raises E2RankError where some would be left out, or are none."""
+    expected = f"expected corpus.jsonl or other files ending in {', '.join(_SUFFIXES)}"
+    found = [name for name in there if name.endswith(_SUFFIXES)]
+    for name in there:
+        last = name.rpartition("/")[2]
+        if last.startswith("queries.") and name.endswith(_SUFFIXES):
             raise E2RankError(f"{name}: queries in a folder of documents; name the corpus files alone")
+        if not name.endswith(_SUFFIXES) and last.lower().endswith((*_SUFFIXES, *_OTHERS)):
+            raise E2RankError(f"{name}: would be left out: {expected}")
     if not found:
-        raise E2RankError(f"{source}: expected corpus.jsonl or other files ending in {', '.join(_SUFFIXES)}, got none")
+        raise E2RankError(f"{source}: {expected}, got none")
+    return found
 
 
 def _located(source: str) -> Iterator[tuple[Document, str]]:

@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from e2rank_pyserini.trec import check_word, read_lines
+from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import E2RankError, shown
 
 Bytes = NDArray[np.uint8]
@@ -159,7 +159,8 @@ def _lines(path: Path) -> mmap.mmap | bytearray:
     text = bytearray()
     for number, line in enumerate(read_lines(path), start=1):
         docid = line.rstrip()
-        check_word(docid, "docid", f"{path}:{number}")
+        if docid.split() != [docid]:
+            raise E2RankError(f"{path}:{number}: expected a docid without blanks, got {shown(docid)}")
         text += f"{docid}\n".encode()
     return text
 

@@ -103,10 +103,10 @@ def _grade(grade: int, qid: str, docid: str) -> int:
 
 
 def _check_ids(ids: Iterable[str]) -> None:
-    """Refuse what is no text of Unicode: trec_eval's code crashes on half of a surrogate pair."""
+    """Refuse what trec_eval's code crashes on, half of a surrogate pair, and what ends a string for it, NUL."""
     for one in ids:
-        if not is_text(one):
-            raise E2RankError(f"expected ids of queries and documents as text, got {shown(one)}")
+        if not is_text(one) or "\0" in one:
+            raise E2RankError(f"expected ids of queries and documents as text without NUL, got {shown(one)}")
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]]) -> str:

@@ -6,6 +6,7 @@ ir-measures takes. rank_llm (0.25, its data.py): requests and results, an object
 qrels with a header.
 """
 
+import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from e2rank_pyserini.topics import parse_object, unique
-from e2rank_pyserini.trec import atomic, finite, graded, read_lines, read_qrels, read_run
+from e2rank_pyserini.trec import BEIR_QRELS, atomic, finite, graded, read_lines, read_qrels, read_run
 from e2rank_pyserini.types import Document, E2RankError, Hit, Qrels, Run, Topics, is_text, shown
 
 Requests = list[tuple[str, Any]]  # where each one stands, and what stands there
@@ -27,6 +28,8 @@ def tell(path: Path, kind: str | None) -> tuple[str, str]:
 
     Raises E2RankError for what is neither, and for ranx's JSON of whole numbers alone, which may be either.
     """
+    if path.is_fifo() or path.is_char_device():
+        raise E2RankError(f"{path}: expected a file, which can be read twice, got a pipe")
     first = next((line.strip() for line in read_lines(path) if line.strip()), "")
     if first.startswith(("{", "[")) and first.split()[1:2] not in (["Q0"], ["0"]):  # a qid may begin so too
         found = _json(path)
@@ -125,14 +128,13 @@ def write_requests(path: Path, run: Run, topics: Topics, documents: Mapping[str,
 
 
 def write_qrels(path: Path, qrels: Qrels, form: str) -> None:
-    """TREC's qrels (`qid 0 docid grade`) or BEIR's."""
+    """TREC's qrels (`qid 0 docid grade`) or BEIR's, which its loader reads as csv."""
+    rows = [(qid, docid, grade) for qid, judged in qrels.items() for docid, grade in judged.items()]
     with atomic(path) as file:
         if form == "beir":
-            file.write("query-id\tcorpus-id\tscore\n")
-        line = "{}\t{}\t{}\n" if form == "beir" else "{} 0 {} {}\n"
-        file.writelines(
-            line.format(qid, docid, grade) for qid, judged in qrels.items() for docid, grade in judged.items()
-        )
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([BEIR_QRELS, *rows])
+        else:
+            file.writelines(f"{qid} 0 {docid} {grade}\n" for qid, docid, grade in rows)
 
 
 def _json(path: Path) -> Requests | dict[str, Any]:

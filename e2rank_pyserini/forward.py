@@ -105,6 +105,8 @@ class Forward:
         vectors: Vectors = np.empty((count, int(self.network.config.hidden_size)), dtype=np.float32)
         done, land = 0, _nothing
         with self._lock:
+            if self.network.training:  # left so by who trains it beside: dropout would be in the vectors
+                self.network.eval()
             while True:
                 with timed("tokenise"):
                     part = next(parts, None)

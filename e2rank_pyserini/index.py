@@ -1,6 +1,8 @@
 """DenseIndex: a Pyserini FAISS directory (`index`, `docid`) that searches and gives its vectors back."""
 
+import contextlib
 import operator
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,6 +56,7 @@ class DenseIndex:
         if repeated := self.docids.repeated():
             raise E2RankError(f"{directory / 'docid'}: {repeated} docids appear more than once")
         self._direct_map = False
+        self._lock = threading.Lock()  # what is set for a search, or made once, holds for all threads
         self._graph = graph_of(self.index)
         self._reach = int(self._graph.efSearch) if self._graph is not None else 0
         if encoder is not None:
@@ -98,9 +101,10 @@ class DenseIndex:
         if not np.isfinite(asked).all():
             raise E2RankError("expected vectors of finite numbers, got others")
         flat = isinstance(self.index, self.faiss.IndexFlat)
-        if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
-            self._graph.efSearch = max(self._reach, many)
-        scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
+        with self._lock if self._graph is not None else contextlib.nullcontext():
+            if self._graph is not None:  # room for all hits asked for: FAISS keeps 16 in view unless told
+                self._graph.efSearch = max(self._reach, many)
+            scores, rows = first_found(self.index, asked, many) if flat else self.index.search(asked, many)
         check_numbers(rows, rows.clip(-1, len(self) - 1), self.directory)
         if not rows.max(initial=-1) >= 0 and len(rows):
             raise E2RankError(f"{self.directory}: no document has a score; its vectors are not numbers")
@@ -174,16 +178,17 @@ class DenseIndex:
 
     def _make_direct_map(self) -> None:
         """An IVF index finds a vector by its number only through a direct map; some kinds give none back."""
-        if self._direct_map:
-            return
-        inner = self.faiss.try_extract_index_ivf(self.index)
-        try:
-            if inner is not None:
-                inner.make_direct_map()
-            self.index.reconstruct_batch(np.zeros(1, dtype=np.int64))
-        except RuntimeError as error:
-            raise E2RankError(f"{self.directory}: FAISS cannot give its vectors back: {reason(error)}") from error
-        self._direct_map = True
+        with self._lock:
+            if self._direct_map:
+                return
+            inner = self.faiss.try_extract_index_ivf(self.index)
+            try:
+                if inner is not None:
+                    inner.make_direct_map()
+                self.index.reconstruct_batch(np.zeros(1, dtype=np.int64))
+            except RuntimeError as error:
+                raise E2RankError(f"{self.directory}: FAISS cannot give its vectors back: {reason(error)}") from error
+            self._direct_map = True
 
 
 def first_found(index: Any, vectors: Vectors, hits: int) -> tuple[Vectors, NDArray[np.int64]]:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -39,6 +41,7 @@ _PARTS = (
     "chat_template.jinja",
 )
 _COMPOSING = ("qwen2", "qwen3")  # whose tokenizers compose characters (NFC), which their GGUF files do not say
+_one_at_a_time = threading.Lock()  # while Transformers loads, torch's default dtype is the model's, for all threads
 _LACKING = "Found missing adapter keys"  # how peft's warning begins
 
 
@@ -47,6 +50,11 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
 
     Raises E2RankError, one line, when the weights cannot be found, reached or read.
     """
+    with _one_at_a_time:
+        return _load(spec, device, dtype)
+
+
+def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
     where, options = _place(spec)
     options["trust_remote_code"] = False  # Transformers would ask on the terminal
     try:
@@ -85,13 +93,16 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within it Transformers draws no bars and warns of nothing."""
-    transformers_logging.disable_progress_bar()
+    bars = transformers_logging.is_progress_bar_enabled() and not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # and the hub's
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def identity_of(spec: ModelSpec) -> str:

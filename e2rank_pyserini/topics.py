@@ -60,7 +60,7 @@ def _tsv(text: str, path: Path) -> Rows:
         qid, *columns = line.split("\t")
         if not columns:
             raise E2RankError(f"{path}:{number}: expected `qid<TAB>query`, got no tab")
-        if place == 0 and re.sub(r"[ _-]", "", qid.lower()) in _HEADS:
+        if place == 0 and re.sub(r"[ _\"#-]", "", qid.lower()) in _HEADS:
             continue
         yield number, qid.strip(), columns[0]
 
@@ -154,7 +154,9 @@ def _blocks(text: str, tag: str, mark: str, path: Path, *, closed: bool = False)
 
     Raises E2RankError for a topic that has lost its `<tag>`: its `mark` is outside of any, or a second one inside.
     """
-    openings = list(re.finditer(rf"<{tag}\s*+>", text, re.I))
+    openings = list(re.finditer(rf"<{tag}(?:\s[^<>]*+)?+>", text, re.I))
+    if not openings:
+        raise E2RankError(f"{path}: expected topics in <{tag}>, got none")
     line, counted = 1, 0
     for opening, end in zip(openings, [*(other.start() for other in openings[1:]), len(text)], strict=True):
         line += text.count("\n", counted, opening.start())

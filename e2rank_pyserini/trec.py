@@ -1,6 +1,7 @@
 """Runs and qrels: read strictly, written atomically. Every error names file and line."""
 
 import contextlib
+import csv
 import gzip
 import io
 import math
@@ -18,6 +19,7 @@ from e2rank_pyserini.storage import lines
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run, is_text, shown
 
 STEP = 1e-6  # one unit of the last printed digit of a score
+BEIR_QRELS = ("query-id", "corpus-id", "score")  # the header of its TSV
 _LARGEST = 1e38  # trec_eval holds scores as float32
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _HIGHEST = 10**7  # trec_eval keeps 8 bytes for each grade up to the highest, and where it gets no memory gives zeros
@@ -78,6 +80,8 @@ def check_word(word: str, what: str, where: Path | str) -> None:
         raise E2RankError(f"{where}: expected a {what} as text, got {shown(word)}")
     if word.split() != [word]:
         raise E2RankError(f"{where}: expected a {what} without blanks, got {shown(word)}")
+    if "\0" in word or word[0] == "\ufeff":  # where C's strings end; what readers drop
+        raise E2RankError(f"{where}: expected a {what} without NUL or a byte order mark before it, got {shown(word)}")
 
 
 def read_qrels(path: Path | str) -> Qrels:
@@ -88,9 +92,11 @@ def read_qrels(path: Path | str) -> Qrels:
         columns = line.split()
         if not columns:
             continue
-        if number == 1 and columns[0] == "query-id":
+        if number == 1 and columns[0] == BEIR_QRELS[0]:
             width, headed = 3, True  # a docid with a blank must not make it TREC's form
             continue
+        if headed and '"' in line:  # BEIR's loader reads csv
+            columns = _csv_columns(line, f"{path}:{number}")
         width = width or len(columns)
         if len(columns) not in (3, 4):
             raise E2RankError(
@@ -114,6 +120,16 @@ def read_qrels(path: Path | str) -> Qrels:
             "does; pyserini.eval.convert_msmarco_run_to_trec_run makes TREC's form of it"
         )
     return qrels
+
+
+def _csv_columns(line: str, where: str) -> list[str]:
+    try:
+        columns = next(csv.reader([line], delimiter="\t"))
+    except csv.Error as error:
+        raise E2RankError(f"{where}: not csv: {error}") from error
+    for column in columns:
+        check_word(column, "column", where)
+    return columns
 
 
 def _are_ranks(qrels: Qrels) -> bool:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -167,6 +168,49 @@ def test_an_error_is_one_write(monkeypatch: pytest.MonkeyPatch):
     assert main(["eval", "nowhere.trec", "--dataset", "nowhere"]) == 1
     assert len(written) == 1
     assert re.fullmatch(r"e2rank eval: .*nowhere.*\n", written[0])
+
+
+@pytest.mark.parametrize("words", [["eval", "caf\udce9.trec", "--dataset", "x"], ["info"]])
+def test_a_name_that_is_no_text_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+):
+    """No record could hold it, nor the working directory of a command that leaves one."""
+    if words == ["info"]:
+        place = tmp_path / "caf\udce9"
+        place.mkdir()
+        monkeypatch.chdir(place)
+        assert main(words) == 0  # leaves none
+        words = ["search", "--dataset", "x", "--index", "i", "--output", "o"]
+    assert main(words) == 1
+    assert capsys.readouterr().err.endswith(
+        "expected names of files, and other words, as text in this locale's encoding\n"
+    )
+
+
+def test_a_removed_working_directory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["search", "--dataset", "x", "--index", "i", "--output", "o"]) == 1
+    assert capsys.readouterr().err == "e2rank search: the working directory has been removed\n"
+
+
+def test_what_stdout_cannot_take(tmp_path: Path):
+    """A name that its encoding lacks, and a full disk."""
+    (tmp_path / "r.trec").write_text("1 Q0 x 1 2 t\n1 Q0 \xe9 2 1 t\n")
+    (tmp_path / "s.trec").write_text("1 Q0 \xe9 1 2 t\n1 Q0 x 2 1 t\n")
+    (tmp_path / "q").write_text("1 0 \xe9 1\n")
+    command = [sys.executable, "-m", "e2rank_pyserini", "compare", "r.trec", "s.trec", "--qrels", "q", "--gains", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "grade 1 \\xe9" in done.stdout
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    told = "e2rank compare: what it prints cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_what_an_interrupt_made_of_a_lock_is_an_interrupt(

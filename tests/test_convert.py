@@ -1,7 +1,9 @@
 """Runs and qrels in other programs' forms: what goes there and back is the same, to ir-measures too."""
 
+import csv
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -208,6 +210,21 @@ def test_qrels_go_through_every_form_and_come_back(tmp_path: Path):
     } == {(qid, docid): grade for qid, judged in expected.items() for docid, grade in judged.items()}
     convert(tmp_path / "a.json", "--output", tmp_path / "c.trec", "--kind", "qrels")
     assert read_qrels(tmp_path / "c.trec") == expected
+
+
+def test_beirs_loader_reads_the_docids_that_were_written(tmp_path: Path):
+    (tmp_path / "a.txt").write_text('q 0 "open 1\nq 0 doc"mid 0\nq 0 x 2\n')
+    convert(tmp_path / "a.txt", "--output", tmp_path / "a.tsv")
+    with (tmp_path / "a.tsv").open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_MINIMAL))
+    assert rows[1:] == [["q", '"open', "1"], ["q", 'doc"mid', "0"], ["q", "x", "2"]]
+    assert read_qrels(tmp_path / "a.tsv") == read_qrels(tmp_path / "a.txt")
+
+
+def test_a_pipe_which_can_be_read_once_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["convert", str(tmp_path / "pipe"), "--output", str(tmp_path / "o.json")]) == 1
+    assert capsys.readouterr().err.endswith("pipe: expected a file, which can be read twice, got a pipe\n")
 
 
 def test_words_of_one_form_may_be_ids_of_another(tmp_path: Path):

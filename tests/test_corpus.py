@@ -41,6 +41,19 @@ def test_a_folder_is_read_by_name_and_a_beir_folder_by_its_corpus_alone(tmp_path
     assert list(documents(str(tmp_path))) == EXPECTED[:2]
 
 
+@pytest.mark.parametrize("name", ["b.jsonl.bz2", "b.JSONL", "b.ndjson", "b.jsonl.zst", "sub/b.GZ"])
+def test_a_folder_is_read_whole_or_refused(tmp_path: Path, name: str):
+    """Pyserini reads every .gz; what has documents and is not read would be missing without a word."""
+    write(tmp_path / "a.jsonl", ROWS[:1])
+    with gzip.open(tmp_path / "msmarco_passage_00.gz", "wt") as file:
+        file.write(json.dumps(ROWS[1]))
+    assert list(documents(str(tmp_path))) == EXPECTED[:2]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(E2RankError, match=rf"{name}: would be left out: expected corpus.jsonl or other files ending"):
+        list(documents(str(tmp_path)))
+
+
 def test_find_leaves_out_what_is_not_there(tmp_path: Path):
     write(tmp_path / "corpus.jsonl", ROWS)
     assert find(str(tmp_path), ["3", "nothing"]) == {"3": EXPECTED[2]}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,33 @@ def test_one_text_is_no_list_of_letters(encoder: E2RankEncoder, tiny_index: Path
     for call in (encoder.encode_queries, encoder.encode_documents, DenseIndex(tiny_index).vectors):
         with pytest.raises(E2RankError, match=r"expected a list of .*, got a single one"):
             call("007")
+
+
+def test_dropout_is_never_in_a_vector():
+    """Who trains the network beside leaves it in training mode."""
+    encoder = E2RankEncoder.load("minilm", device="cpu")
+    before = encoder.encode_documents(["wing flow"])
+    encoder.network.train()
+    np.testing.assert_array_equal(encoder.encode_documents(["wing flow"]), before)
+
+
+def test_loading_leaves_the_process_as_it_was(tiny_model: Path):
+    """In several threads too, which share torch's default dtype while Transformers loads."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    def state() -> tuple[object, ...]:
+        bars = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+        return torch.get_default_dtype(), logging.get_verbosity(), bars
+
+    logging.enable_progress_bar()
+    before, kinds = state(), ["float32", "bfloat16"] * 8
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda kind: E2RankEncoder.load(str(tiny_model), device="cpu", dtype=kind), kinds))
+    assert state() == before
+    for kind in set(kinds):
+        texts = [one.encode_documents(["wing flow"]) for one, asked in zip(loaded, kinds, strict=True) if asked == kind]
+        assert all(np.array_equal(text, texts[0]) for text in texts), kind
 
 
 def test_texts_come_in_any_sequence(encoder: E2RankEncoder):

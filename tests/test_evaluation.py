@@ -67,9 +67,20 @@ def test_numpys_numbers_are_numbers():
         ([Hit("a", 1e300)], {"a": 1}, {}, r"query q: document a: expected a score of at most 1e\+38"),
         ([Hit("a", 1.0)], {"a": 2**31}, {}, "query q: document a: expected a grade of at most 10000000"),
         ([Hit("a", 1.0)], {"a": 1.0}, {}, "query q: document a: expected an integer grade, got 1.0"),
-        ([Hit(7, 1.0)], {"a": 1}, {}, "expected ids of queries and documents as text, got 7"),
-        ([Hit("a", 1.0)], {7: 1}, {}, "expected ids of queries and documents as text, got 7"),
-        ([Hit("a\ud800", 1.0)], {"a": 1}, {}, r"expected ids of queries and documents as text, got 'a\\ud800'"),
+        ([Hit(7, 1.0)], {"a": 1}, {}, "expected ids of queries and documents as text without NUL, got 7"),
+        ([Hit("a", 1.0)], {7: 1}, {}, "expected ids of queries and documents as text without NUL, got 7"),
+        (
+            [Hit("a\ud800", 1.0)],
+            {"a": 1},
+            {},
+            r"expected ids of queries and documents as text without NUL, got 'a\\ud800'",
+        ),
+        (
+            [Hit("a\0b", 1.0)],
+            {"a\0c": 1},
+            {},
+            r"expected ids of queries and documents as text without NUL, got 'a.x00c'",
+        ),
         ([Hit("a", 1.0)], {"a": 1}, {"relevance": 0}, "relevance 0: expected a grade of at least 1"),
     ],
 )

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,48 @@ def test_a_graph_is_searched_for_all_hits_that_are_asked_for(tmp_path: Path, fac
     best = np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :1000]
     recall = [len({int(hit.docid) for hit in hits} & {*true}) / 1000 for hits, true in zip(found, best, strict=True)]
     assert np.mean(recall) > 0.95
+
+
+def test_threads_that_ask_a_graph_for_few_hits_take_none_from_one_that_asks_for_many(tmp_path: Path):
+    """What FAISS keeps in view is a setting of the graph, not of a search."""
+    import faiss
+
+    vectors = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(3000)))
+    index = empty_index(32, "HNSW16")
+    fill(index, lambda: iter([vectors]), "HNSW16")
+    faiss.write_index(index, str(tmp_path / "index"))
+    opened = DenseIndex(tmp_path)
+    alone, ended = opened.search(vectors[:5], 1000), threading.Event()
+
+    def ask_for_few() -> None:
+        while not ended.is_set():
+            opened.search(vectors[:1], 1)
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(ask_for_few)
+        try:
+            assert all(opened.search(vectors[:5], 1000) == alone for _ in range(60))
+        finally:
+            ended.set()
+
+
+def test_threads_that_ask_for_vectors_first_all_get_them(tmp_path: Path):
+    """FAISS says that an IVF index has its direct map before it is filled."""
+    import faiss
+
+    vectors = np.eye(32, dtype=np.float32)[np.arange(40_000) % 32]
+    (tmp_path / "docid").write_text("".join(f"{row}\n" for row in range(len(vectors))))
+    index = empty_index(32, "IVF16,Flat")
+    fill(index, lambda: iter([vectors]), "IVF16,Flat")
+    faiss.write_index(index, str(tmp_path / "index"))
+    for _ in range(5):
+        opened = DenseIndex(tmp_path)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _, opened=opened: opened.vectors(["39999", "0"])[0], range(4)))
+        assert all(np.array_equal(one, vectors[[39_999, 0]]) for one in found)
 
 
 @pytest.mark.parametrize("count", [1, 37, 70_000])

@@ -1,5 +1,6 @@
 """Runs, topics and qrels: what is written can be read, and trec_eval sees the order that we wrote."""
 
+import csv
 import gzip
 import json
 import re
@@ -133,6 +134,8 @@ FORMATS = {
     "<top><num>q-2</num><title>second  query</title></top>",
     "beir with titles": '{"_id": "007", "title": "help", "text": "what is it"}\n'
     '{"_id": "q-2", "title": "second query", "text": ""}\n',
+    "trec with attributes (FIRE)": '<topics>\n<top lang="en">\n<num>007</num>\n<title>what is it</title>\n</top>\n'
+    "<top>\n<num>q-2</num>\n<title>second query</title>\n</top>\n</topics>\n",
     "tsv with a header": "\n Query ID\tquery\n007\twhat is it\nq-2\tsecond query\n",
     "web xml": '<topics><topic number="007" type="x"><query>what is it</query><question>Q</question></topic>\n'
     '<topic number="q-2"><query>second  query</query></topic></topics>',
@@ -177,6 +180,36 @@ def test_qrels_of_both_forms(tmp_path: Path):
     assert read_qrels(tmp_path / "beir") == expected
 
 
+def test_beirs_qrels_are_csv(tmp_path: Path):
+    """As BEIR's own loader reads them."""
+    with (tmp_path / "q.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("query-id", "corpus-id", "score"), ("q", '<dbpedia:"Heroes">', 1), ("q", '"open', 2), ("q", "x", 0)]
+        )
+    assert read_qrels(tmp_path / "q.tsv") == {"q": {'<dbpedia:"Heroes">': 1, '"open': 2, "x": 0}}
+
+
+def test_what_csv_does_not_take_is_one_line(tmp_path: Path):
+    (tmp_path / "q.tsv").write_text('query-id\tcorpus-id\tscore\nq\t"long"\t1\n')
+    limit = csv.field_size_limit(3)
+    try:
+        with pytest.raises(E2RankError, match=r"q.tsv:2: not csv: field larger than field limit \(3\)"):
+            read_qrels(tmp_path / "q.tsv")
+    finally:
+        csv.field_size_limit(limit)
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ufeffa"])
+def test_a_word_that_others_read_otherwise_is_refused(tmp_path: Path, word: str):
+    """C's strings end at NUL; a byte order mark before a word is dropped by readers of files, and by jnius."""
+    for run in ({word: [Hit("a", 1.0)]}, {"q": [Hit(word, 1.0)]}):
+        with pytest.raises(E2RankError, match="without NUL or a byte order mark before it"):
+            write_run(tmp_path / "r", run, "t")
+    (tmp_path / "t").write_text(f"1\tx\n{word}\ty\n")
+    with pytest.raises(E2RankError, match="t:2: expected a query id without NUL or a byte order mark"):
+        read_topics(tmp_path / "t")
+
+
 def complaint_of(read: Callable[[Path], object], path: Path) -> str | None:
     try:
         read(path)
@@ -211,7 +244,18 @@ def test_a_device_is_refused(tmp_path: Path):
         write_run(tmp_path / "pipe", {"q": [Hit("a", 1.0)]}, "t")
 
 
-@pytest.mark.parametrize("head", ["query-id\tquery", "id\ttext", "query_id\tquery", "Topic\tquery", "topic_id\ttitle"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "query-id\tquery",
+        "id\ttext",
+        "query_id\tquery",
+        "Topic\tquery",
+        "topic_id\ttitle",
+        '"qid"\t"text"',
+        "#qid\ttext",
+    ],
+)
 def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
     (tmp_path / "t").write_text(f"{head}\n7\twing\n")
     assert read_topics(tmp_path / "t") == {"7": "wing"}
@@ -223,6 +267,8 @@ def test_a_tsv_header_is_no_topic(tmp_path: Path, head: str):
         ("q 0 d 1\nq 0 1\n", "x:2: expected 4 columns as in the lines before, got 3"),
         ("query-id\tcorpus-id\tscore\nq d 1\nq 0 d 1\n", "x:3: expected 3 columns as in the lines before, got 4"),
         ("query-id\tcorpus-id\tscore\nq\ta docid\t1\n", "x:2: expected 3 columns as in the lines before, got 4"),
+        ('query-id\tcorpus-id\tscore\nq\t"open\t1\n', "x:2: expected a column without blanks, got 'open.t1'"),
+        ('query-id\tcorpus-id\tscore\nq\t"a docid"\t1\n', "x:2: expected a column without blanks, got 'a docid'"),
     ],
 )
 def test_qrels_that_have_lost_a_column_are_refused(tmp_path: Path, content: str, told: str):

@@ -85,7 +85,10 @@ def _add_all(corpus: Iterable[Document], directory: Path, threads: int, language
 
     count, empty = 0, 0
     arguments = ["-index", str(directory), "-storePositions", "-storeDocvectors", "-storeRaw", "-language", language]
-    indexer = LuceneIndexer(args=arguments, threads=threads)
+    try:
+        indexer = LuceneIndexer(args=arguments, threads=threads)
+    except Exception as error:  # a name that the JVM cannot say in this locale, a folder that it may not write
+        raise E2RankError(f"{directory}: Lucene could not build it: {first_line(error)}") from error
     for document in tqdm(corpus, unit=" documents", desc="bm25 index", disable=None, file=sys.stderr):
         contents = document_text(document.title, document.text)
         if not contents:

@@ -29,7 +29,7 @@ def attach(module: str = "") -> None:
 
     `module` is the Pyserini program that runs ("encode.query"), "" for library use.
     """
-    java.start(own=False)
+    java.start(own=not module)  # in a script of the user's own Ctrl-C stays Python's
     _check_version()
     if module:
         _allow_encoder_class()
@@ -110,19 +110,34 @@ def _tell_searcher(module: ModuleType) -> None:
 
 
 def _tell_trectools(module: ModuleType) -> None:
-    """Pyserini reads the query ids of a run as numbers: fusion then writes 007 as 7."""
+    """Pyserini reads the query ids of a run as numbers: fusion then writes 007 as 7. And it takes `"` for csv's."""
+    import csv
+
     import pandas
 
     def read_run(self: Any, filepath: str, resort: bool = False) -> None:
         kinds = {"topic": "str", "q0": "str", "docid": "str", "score": "float", "tag": "str"}
         self.run_data = pandas.read_csv(
-            filepath, sep=r"\s+", names=module.TrecRun.columns, dtype=kinds, keep_default_na=False
+            filepath,
+            sep=r"\s+",
+            names=module.TrecRun.columns,
+            dtype=kinds,
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
         )
         if resort:
             self.run_data.sort_values(["topic", "score"], inplace=True, ascending=[True, False])
             self.run_data["rank"] = self.run_data.groupby("topic")["score"].rank(ascending=False, method="first")
 
-    module.TrecRun.read_run = read_run
+    def save_to_txt(self: Any, output_path: str, tag: str | None = None) -> None:
+        if len(self.run_data) == 0:
+            raise Exception("Nothing to save. TrecRun is empty")  # as Pyserini says it
+        if tag is not None:
+            self.run_data["tag"] = tag
+        self.run_data = self.run_data.sort_values(by=["topic", "score"], ascending=[True, False])
+        self.run_data.to_csv(output_path, sep=" ", header=False, index=False, quoting=csv.QUOTE_NONE)
+
+    module.TrecRun.read_run, module.TrecRun.save_to_txt = read_run, save_to_txt
 
 
 def _allow_encoder_class() -> None:

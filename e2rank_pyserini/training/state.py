@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
 from e2rank_pyserini.delta import Delta
 from e2rank_pyserini.directories import held
+from e2rank_pyserini.loading import quiet
 from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError, first_line
 
@@ -115,6 +116,7 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
     return found
 
 
+@quiet()
 def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> None:
     """The trained model as a directory that `--encoder` takes: an adapter on its base, or whole weights."""
     adapter = isinstance(network, Delta) or hasattr(network, "peft_config")

@@ -133,11 +133,13 @@ def test_encode_query_gives_our_vectors(model_path: Path, topics_file: Path, hoo
 
 
 def test_fusion_keeps_query_ids(tmp_path: Path):
-    (tmp_path / "a").write_text("007 Q0 0012 1 3.0 x\n007 Q0 NA 2 2.0 x\n")
-    (tmp_path / "b").write_text("007 Q0 NA 1 3.0 x\n")
+    (tmp_path / "a").write_text(
+        '007 Q0 0012 1 3.0 x\n007 Q0 NA 2 2.0 x\n007 Q0 "open 3 1.0 x\n007 Q0 <"mid"> 4 0.5 x\n'
+    )
+    (tmp_path / "b").write_text('007 Q0 NA 1 3.0 x\n007 Q0 "open 2 2.0 x\n007 Q0 0012 3 1.0 x\n')
     runner("fusion", "--runs", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "c"))
     assert {qid: [hit.docid for hit in hits] for qid, hits in read_run(tmp_path / "c").items()} == {
-        "007": ["NA", "0012"]
+        "007": ["NA", "0012", '"open', '<"mid">']
     }
 
 
@@ -149,6 +151,7 @@ def test_whole_numbers_stay_those_of_pyserinis_runs(tmp_path: Path):
         "import sys; from e2rank_pyserini.pyserini.hooks import attach; attach()\n"
         "from pyserini.trectools import Qrels, TrecRun\n"
         "run = TrecRun(sys.argv[1])\n"
+        "import jnius_config; assert '-Xrs' in jnius_config.get_options()  # Ctrl-C is Python's\n"
         "print(len(run.get_docs_by_topic(1)), len(run.retain_qrels(Qrels(sys.argv[2])).run_data))"
     )
     done = program(sys.executable, "-c", code, str(tmp_path / "r"), str(tmp_path / "q"))
