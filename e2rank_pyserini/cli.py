@@ -29,6 +29,8 @@ from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
 from e2rank_pyserini.types import E2RankError, is_text
 
+_UNRECORDED = ("convert", "report")  # what they write names no file of this machine in a form that must be read again
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (failed; one line says why) or 130 (interrupted); usage errors exit with 2."""
@@ -84,10 +86,9 @@ def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
     """What the words leave open; refuses URLs where files of this machine are expected."""
     if "function" not in arguments:
         arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
-    for word in (*words, _directory()) if "output" in arguments else words:
-        if not is_text(word):
-            raise E2RankError(f"{word!a}: expected names of files, and other words, as text in this locale's encoding")
     if "output" in arguments:
+        if arguments.command not in _UNRECORDED:
+            _check_text((*words, _directory()))
         arguments.words = words  # what RUN.json holds
     for name in ("output", "topics", "qrels", "excluded", "run", "baseline", "runs", "input"):
         given = getattr(arguments, name, None)
@@ -100,11 +101,17 @@ def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
 
 
 def _directory() -> str:
-    """The working directory, which records name."""
     try:
         return str(Path.cwd())
     except FileNotFoundError as error:
         raise E2RankError("the working directory has been removed") from error
+
+
+def _check_text(words: Sequence[str]) -> None:
+    """Refuse what no record could hold."""
+    for word in words:
+        if not is_text(word):
+            raise E2RankError(f"{word!a}: expected names of files, and other words, as text in this locale's encoding")
 
 
 def _split(arguments: argparse.Namespace) -> str:

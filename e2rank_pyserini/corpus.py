@@ -30,8 +30,9 @@ def documents(source: Path | str) -> Iterator[Document]:
     `source` is a BEIR folder (its corpus.jsonl), a JSONL file, a folder of JSONL files (by path, sub-folders and links
     to folders too), any of these behind an fsspec URL (`s3://…`), the directory of a Lucene index, or `lucene:NAME` for
     one of Pyserini's prebuilt indexes. Raises E2RankError with file and line for a docid that is missing, has a blank
-    or comes twice, for a text that is null or missing, and for an empty corpus. Documents are read 1024 ahead: none of
-    these is given before their docids are known to be new.
+    or comes twice, for a text that is null or missing, for an empty corpus, and for a file of a folder that looks like
+    documents and would be left out. Documents are read 1024 ahead: none of these is given before their docids are known
+    to be new.
     """
     return unrepeated(str(source), Seen())
 

@@ -5,6 +5,7 @@ reader has accepted, sound or damaged, to what must have come out of it, written
 """
 
 import collections
+import csv
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -52,9 +53,9 @@ def lines_of(text: str) -> list[str]:
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff")
 WORDS = st.one_of(
     st.integers(0, 10**6).map(str),
-    st.sampled_from(["007", "clueweb22-en0000-00-00000", "Ωmega", "日本", "a\0b", "N/A.", "-", "x" * 5000, "1e5"]),
+    st.sampled_from(["007", "clueweb22-en0000-00-00000", "Ωmega", "日本", "a\1b", "N/A.", "-", "x" * 5000, "1e5"]),
     st.text(CHARACTERS, min_size=1, max_size=12).filter(lambda word: word.split() == [word]),
-).filter(lambda word: word[0] not in "{[<#" and word != "N/A")
+).filter(lambda word: word[0] not in "{[<#" and "\0" not in word and word != "N/A")
 TEXTS = st.one_of(
     st.text(CHARACTERS, max_size=30), st.sampled_from(["wing flow", "", "two\nlines", "\u2028\x85", "long " * 3000])
 )
@@ -127,14 +128,17 @@ def qrels(draw: Draw) -> tuple[str, Any]:
     found = draw(judged(GRADES).filter(lambda found: "query-id" not in found))
     listed = [(qid, docid, grade) for qid, docids in found.items() for docid, grade in docids.items()]
     if draw(st.booleans()):
-        return draw(st.sampled_from(["", "query-id\tcorpus-id\tscore\n"])) + rows(draw, listed), found
+        heads = ["", "query-id\tcorpus-id\tscore\n"] if '"' not in str(listed) else [""]  # under it stands csv
+        return draw(st.sampled_from(heads)) + rows(draw, listed), found
     return rows(draw, ((qid, "0", docid, grade) for qid, docid, grade in listed)), found
 
 
 def qrels_hold(lines: list[str]) -> Any:
     found: dict[str, dict[str, int]] = {}
     table = [line.split() for line in lines]
-    table = table[1:] if table[0][0] == "query-id" else table
+    if table[0][0] == "query-id":
+        quoted = {number: next(csv.reader([line], delimiter="\t")) for number, line in enumerate(lines) if '"' in line}
+        table = [quoted.get(number, row) for number, row in enumerate(table)][1:]
     assert len({len(row) for row in table}) == 1, "a line has lost a column"
     for row in table:
         found.setdefault(row[0], {})[row[-2]] = int(row[-1])
