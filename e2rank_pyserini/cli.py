@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run(arguments, words)
-        sys.stdout.flush()
+        print(end="", flush=True)  # what does not fit is told here, not when Python ends
     except (KeyboardInterrupt, Exception) as error:
         if _interrupted(error):
             _say(f"e2rank {arguments.command}: interrupted")
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
             _leave_stdout()
             return 0
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files say so by an E2RankError
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             _leave_stdout()
             error = E2RankError(f"what it prints cannot be written: {error.strerror}")
         if not isinstance(error, E2RankError | MemoryError):

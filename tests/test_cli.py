@@ -211,10 +211,12 @@ def test_what_stdout_cannot_take(tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "grade 1 \\xe9" in done.stdout
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(["bash", "-c", '"$@" >&-', "-", *command], cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")  # closed: nothing is asked for
     told = "e2rank compare: what it prints cannot be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (1, told)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.decode()) == (1, told)
 
 
 def test_what_an_interrupt_made_of_a_lock_is_an_interrupt(

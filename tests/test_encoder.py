@@ -54,11 +54,15 @@ def test_loading_leaves_the_process_as_it_was(tiny_model: Path):
         bars = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
         return torch.get_default_dtype(), logging.get_verbosity(), bars
 
+    shown, kinds = logging.is_progress_bar_enabled(), ["float32", "bfloat16"] * 8
     logging.enable_progress_bar()
-    before, kinds = state(), ["float32", "bfloat16"] * 8
+    before = state()
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(lambda kind: E2RankEncoder.load(str(tiny_model), device="cpu", dtype=kind), kinds))
-    assert state() == before
+    after = state()
+    if not shown:
+        logging.disable_progress_bar()
+    assert after == before
     for kind in set(kinds):
         texts = [one.encode_documents(["wing flow"]) for one, asked in zip(loaded, kinds, strict=True) if asked == kind]
         assert all(np.array_equal(text, texts[0]) for text in texts), kind

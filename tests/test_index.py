@@ -171,12 +171,12 @@ def test_threads_that_ask_a_graph_for_few_hits_take_none_from_one_that_asks_for_
             opened.search(vectors[:1], 1)
 
     with ThreadPoolExecutor(2) as pool:
-        for _ in range(2):
-            pool.submit(ask_for_few)
+        others = [pool.submit(ask_for_few) for _ in range(2)]
         try:
             assert all(opened.search(vectors[:5], 1000) == alone for _ in range(60))
         finally:
             ended.set()
+        assert [other.result() for other in others] == [None, None]
 
 
 def test_threads_that_ask_for_vectors_first_all_get_them(tmp_path: Path):
