@@ -51,12 +51,12 @@ def per_topic(
             f"qrels: {next(iter(qrels), 'none')} …)"
         )
     judged, found = _judged(qrels), _found(run)
-    scores: dict[str, dict[str, float]] = {}
-    for measure in measures:
-        depth = 10 if measure in ("MRR@10", "judged@10") else None  # ir-measures cuts these in another order
-        read = found if depth is None else _first(run, found, depth)
-        values = {one.query_id: one.value for one in ir_measures.iter_calc([known[measure]], judged, read)}
-        scores[measure] = {qid: values.get(qid, 0.0) for qid in qrels}
+    scores = {measure: dict.fromkeys(qrels, 0.0) for measure in measures}
+    cut = {"MRR@10", "judged@10"}.intersection(measures)  # ir-measures would cut them in another order
+    for names, read in ((scores.keys() - cut, found), (cut, _first(run, found, 10) if cut else {})):
+        asked = {known[name]: name for name in names}
+        for one in ir_measures.iter_calc(list(asked), judged, read) if asked else ():
+            scores[asked[one.measure]][one.query_id] = one.value
     return scores
 
 
