@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
-from tokenizers import normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from e2rank_pyserini import fingerprint
+from e2rank_pyserini import fingerprint, gguf_files
 from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec
 from e2rank_pyserini.declared import file_of
 from e2rank_pyserini.delta import FILE, Delta
@@ -40,7 +39,6 @@ _PARTS = (
     "tokenizer.model",
     "chat_template.jinja",
 )
-_COMPOSING = ("qwen2", "qwen3")  # whose tokenizers compose characters (NFC), which their GGUF files do not say
 _one_at_a_time = threading.Lock()  # while Transformers loads, torch's default dtype is the model's, for all threads
 _LACKING = "Found missing adapter keys"  # how peft's warning begins
 
@@ -57,8 +55,10 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
 def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
     where, options = _place(spec)
     options["trust_remote_code"] = False  # Transformers would ask on the terminal
+    packed = "gguf_file" in options
     try:
-        with quiet():  # what it would warn of is checked below, and is an error here
+        with quiet(), gguf_files.read_once() if packed else contextlib.nullcontext():
+            # what it would warn of is checked below, and is an error here
             if spec.layers is not None:
                 _check_layers(spec, AutoConfig.from_pretrained(where, **options))
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
@@ -67,7 +67,7 @@ def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, s
                 dtype=dtype if spec.adapter is None else torch.float32,  # an adapter is added before rounding
                 output_loading_info=True,
                 **options,
-                **_unpacked(options),
+                **(gguf_files.plain_weights() if packed else {}),
                 **({"num_hidden_layers": spec.layers} if spec.layers is not None else {}),
             )
     except E2RankError:
@@ -77,8 +77,8 @@ def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, s
     except Exception as error:
         raise E2RankError(_unreadable(spec, where, error)) from error
     _check_whole(spec, where, model, tokenizer, report)
-    if "gguf_file" in options and model.config.model_type in _COMPOSING:
-        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    if packed:
+        gguf_files.normalise(tokenizer, model.config.model_type)
     if spec.layers is not None and getattr(model.config, "layer_types", None):  # else it could not be saved again
         model.config.layer_types = model.config.layer_types[: spec.layers]
     if spec.adapter is not None:
@@ -161,17 +161,6 @@ def _place(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     else:
         return spec.source, {"revision": spec.revision} if spec.revision else {}
     return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(path), {})
-
-
-def _unpacked(options: dict[str, Any]) -> dict[str, Any]:
-    """Ask for plain weights of a GGUF file: newer Transformers may compute on the packed blocks, in float32."""
-    if "gguf_file" not in options:
-        return {}
-    try:
-        from transformers import GgufConfig
-    except ImportError:  # older ones always unpack
-        return {}
-    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def _in_package(spec: ModelSpec) -> Path:

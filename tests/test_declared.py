@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -231,7 +231,9 @@ def write_gguf(path: Path, network: Any, tokenizer: Any) -> None:
     writer.close()
 
 
-def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_model: Path, tmp_path: Path):
+@pytest.fixture
+def as_gguf(tiny_model: Path, tmp_path: Path) -> Path:
+    """A folder of two encoders, `gguf` and `folder`: a Qwen3 in a GGUF file, and the same as Transformers saves it."""
     pytest.importorskip("gguf")
     import torch
     from tokenizers import normalizers
@@ -249,13 +251,36 @@ def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(tiny_mod
     network.save_pretrained(tmp_path / "folder")
     tokenizer.save_pretrained(tmp_path / "folder")
     write_gguf(tmp_path / "tiny.gguf", network, tokenizer)
+    return tmp_path
+
+
+def test_a_gguf_file_of_qwen3_composes_characters_as_its_tokenizer_does(as_gguf: Path):
     texts = ["wing flow", "cafe\u0301 wing", "caf\u00e9 wing"]
     found, expected = (
-        E2RankEncoder.load(str(tmp_path / name), device="cpu", dtype="float32").encode_documents(texts)
+        E2RankEncoder.load(str(as_gguf / name), device="cpu", dtype="float32").encode_documents(texts)
         for name in ("gguf", "folder")
     )
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_a_gguf_file_is_parsed_once_and_without_a_bar_in_a_log(
+    as_gguf: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    import gguf
+
+    class Counted(gguf.GGUFReader):
+        paths: ClassVar[list[str]] = []
+
+        def __init__(self, path: str, *rest: Any, **named: Any) -> None:
+            self.paths.append(str(path))
+            super().__init__(path, *rest, **named)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    E2RankEncoder.load(str(as_gguf / "gguf"), device="cpu", dtype="float32")
+    assert Counted.paths == [str(as_gguf / "tiny.gguf")]
+    assert gguf.GGUFReader is Counted
+    assert capfd.readouterr().err == ""
 
 
 def test_code_of_a_models_own_is_not_run_though_its_settings_are_told(tmp_path: Path):

@@ -19,6 +19,7 @@ LAYERS = [
         "pieces",
         "fingerprint",
         "delta",
+        "gguf_files",
         "tally",
         "losses",
         "elementwise",
