@@ -19,9 +19,9 @@ from transformers import Qwen3Config, Qwen3Model
 
 from e2rank_pyserini.bench.arithmetic import Work, matmul_peak
 from e2rank_pyserini.bench.yardstick import announce, now, setting
-from e2rank_pyserini.devices import choose_device
-from e2rank_pyserini.elementwise import Plain
-from e2rank_pyserini.packed import Packed
+from e2rank_pyserini.inference.devices import choose_device
+from e2rank_pyserini.inference.elementwise import Plain
+from e2rank_pyserini.inference.packed import Packed
 
 PROMPT = 7214  # tokens of 20 passages of 350 under the instruction
 ROUNDS = 5

@@ -23,8 +23,8 @@ import numpy as np
 
 from e2rank_pyserini.bench import yardstick
 from e2rank_pyserini.kinds import flat_header
-from e2rank_pyserini.sharded import open_index
-from e2rank_pyserini.shards import Task, opened
+from e2rank_pyserini.shards.folder import Task, opened
+from e2rank_pyserini.shards.sharded import open_index
 
 _MODEL = {"name": "synthetic", "identity": "synthetic", "pooling": "last", "eos": None, "lengths": {"document": 1}}
 

@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from e2rank_pyserini import __version__, options
+from e2rank_pyserini import __version__
 from e2rank_pyserini.bench.bench_command import add_bench_parser
-from e2rank_pyserini.check_command import add_check_parser
 from e2rank_pyserini.choices import ENGLISH, LANGUAGES
-from e2rank_pyserini.compare_command import add_compare_parser
-from e2rank_pyserini.convert_command import add_convert_parser
-from e2rank_pyserini.export_command import add_export_parser
-from e2rank_pyserini.index_command import add_index_parser
-from e2rank_pyserini.mteb_command import add_mteb_parser
+from e2rank_pyserini.commands import options
+from e2rank_pyserini.commands.check_command import add_check_parser
+from e2rank_pyserini.commands.compare_command import add_compare_parser
+from e2rank_pyserini.commands.convert_command import add_convert_parser
+from e2rank_pyserini.commands.export_command import add_export_parser
+from e2rank_pyserini.commands.index_command import add_index_parser
+from e2rank_pyserini.commands.rerank_command import add_feedback_parser, add_rerank_parser
+from e2rank_pyserini.commands.rerun_command import add_rerun_parser
+from e2rank_pyserini.mteb.mteb_command import add_mteb_parser
 from e2rank_pyserini.numerals import positive
-from e2rank_pyserini.report_command import add_report_parser
-from e2rank_pyserini.rerank_command import add_feedback_parser, add_rerank_parser
-from e2rank_pyserini.rerun_command import add_rerun_parser
-from e2rank_pyserini.serve_command import add_serve_parser
-from e2rank_pyserini.table_command import add_table_parser
+from e2rank_pyserini.report.report_command import add_report_parser
+from e2rank_pyserini.serving.serve_command import add_serve_parser
+from e2rank_pyserini.table.table_command import add_table_parser
 from e2rank_pyserini.timing import recording
 from e2rank_pyserini.training.data_command import add_data_parser
 from e2rank_pyserini.training.train_command import add_train_parser
@@ -85,7 +86,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> None:
 def _settle(arguments: argparse.Namespace, words: list[str]) -> None:
     """What the words leave open; refuses URLs where files of this machine are expected."""
     if "function" not in arguments:
-        arguments.function = getattr(import_module("e2rank_pyserini.commands"), arguments.command)
+        arguments.function = getattr(import_module("e2rank_pyserini.commands.plain"), arguments.command)
     if "output" in arguments:
         if arguments.command not in _UNRECORDED:
             _check_text((*words, _directory()))

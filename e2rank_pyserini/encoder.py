@@ -10,13 +10,13 @@ import torch
 
 from e2rank_pyserini.ahead import ahead, parts
 from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
-from e2rank_pyserini.devices import choose_device, choose_dtype
-from e2rank_pyserini.forward import Forward, Part
-from e2rank_pyserini.loading import load
+from e2rank_pyserini.inference.devices import choose_device, choose_dtype
+from e2rank_pyserini.inference.forward import Forward, Part
+from e2rank_pyserini.inference.loading import load
+from e2rank_pyserini.inference.tally import Tally
+from e2rank_pyserini.inference.tokens import Ids, TextTokenizer, tokens_of
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
-from e2rank_pyserini.tally import Tally
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.tokens import Ids, TextTokenizer, tokens_of
 from e2rank_pyserini.types import E2RankError, ListwisePrompt, Vectors, first_line, is_text, shown
 
 T = TypeVar("T")

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from e2rank_pyserini import directories, storage
-from e2rank_pyserini import shards as sharding
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.docids import Docids
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import Engine, encode, here
 from e2rank_pyserini.index import SIDECAR
 from e2rank_pyserini.integrity import hashes
 from e2rank_pyserini.kinds import faiss_module, faiss_package, flat_header, reason
 from e2rank_pyserini.prompts import TITLE_AND_TEXT
 from e2rank_pyserini.sealed import seal
-from e2rank_pyserini.shards import SHARD_DOCUMENTS, Shard, Shards, summed
+from e2rank_pyserini.shards import folder
+from e2rank_pyserini.shards.encoding import Engine, encode, here
+from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS, Shard, Shards, summed
 from e2rank_pyserini.types import Document, E2RankError, Vectors
 
 Blocks = Callable[[], Iterable[Vectors]]  # the vectors (n, dim) block by block, from the beginning at each call
@@ -66,7 +66,7 @@ def build_index(
         **(provenance or {}),
     }
     place = shards or f"{directory}.shards"
-    with sharding.opened(place, settings, keep=shards is not None) as kept:
+    with folder.opened(place, settings, keep=shards is not None) as kept:
         encoded = encode(corpus, kept, engine or here(encoder))
         kept.complete(encoded)
         sidecar = _describe(settings, factory, encoded)

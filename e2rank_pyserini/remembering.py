@@ -14,9 +14,9 @@ import torch
 
 from e2rank_pyserini import provenance
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.inference.tokens import Ids
 from e2rank_pyserini.journal import Entry, Journal
 from e2rank_pyserini.timing import credit, timed
-from e2rank_pyserini.tokens import Ids
 from e2rank_pyserini.types import E2RankError, Vectors
 
 

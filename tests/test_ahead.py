@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from e2rank_pyserini.ahead import parts
 from e2rank_pyserini.aside import Aside
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.inference.tokens import TextTokenizer
 from e2rank_pyserini.remembering import Memory
 from e2rank_pyserini.timing import recording, so_far
-from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import sentences
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from e2rank_pyserini.answering import Answer, Question, Search
-from e2rank_pyserini.batching import Full, Stopped, Worker
+from e2rank_pyserini.serving.answering import Answer, Question, Search
+from e2rank_pyserini.serving.batching import Full, Stopped, Worker
 from e2rank_pyserini.types import E2RankError, Hit
 
 

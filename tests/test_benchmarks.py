@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2rank_pyserini import catalog
-from e2rank_pyserini.benchmarks import BENCHMARKS, Benchmark, find, mark
+from e2rank_pyserini.table.benchmarks import BENCHMARKS, Benchmark, find, mark
 from e2rank_pyserini.types import E2RankError
 from tests.test_cli import make
 

@@ -228,10 +228,10 @@ def test_what_an_interrupt_made_of_a_lock_is_an_interrupt(
         finally:
             threading.Lock().release()  # as Condition does when it has not got its lock back
 
-    monkeypatch.setattr("e2rank_pyserini.commands.info", interrupted)
+    monkeypatch.setattr("e2rank_pyserini.commands.plain.info", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err == "e2rank info: interrupted\n"
-    monkeypatch.setattr("e2rank_pyserini.commands.info", lambda _: threading.Lock().release())
+    monkeypatch.setattr("e2rank_pyserini.commands.plain.info", lambda _: threading.Lock().release())
     with pytest.raises(RuntimeError):
         main(["info"])
 
@@ -393,7 +393,7 @@ def test_what_does_not_fit_into_memory_is_one_line(monkeypatch: pytest.MonkeyPat
     def full(arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("e2rank_pyserini.commands.info", full)
+    monkeypatch.setattr("e2rank_pyserini.commands.plain.info", full)
     assert main(["info"]) == 1
     assert capsys.readouterr().err == "e2rank info: what it reads does not fit into memory\n"
 

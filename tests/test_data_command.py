@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from e2rank_pyserini.cli import _parser, main
+from e2rank_pyserini.commands.inputs import retrieval_task
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inputs import retrieval_task
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
 from e2rank_pyserini.training import making
 from e2rank_pyserini.training.endpoint import Endpoint, orders

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from e2rank_pyserini.catalog import model
-from e2rank_pyserini.delta import FILE, Delta, quantised, restored
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.inference.delta import FILE, Delta, quantised, restored
 from e2rank_pyserini.types import E2RankError
 
 GROUP = 32

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini.corpus import Corpus, documents, unrepeated
 from e2rank_pyserini.docids import Docids, Seen, polynomial
-from e2rank_pyserini.encoding import planned
-from e2rank_pyserini.shards import Shards, Task
+from e2rank_pyserini.shards.encoding import planned
+from e2rank_pyserini.shards.folder import Shards, Task
 from e2rank_pyserini.trec import read_lines
 from e2rank_pyserini.types import Document, E2RankError
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini import catalog
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.commands.inputs import exclusions_of
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.exclusions import Exclusions, admitted, most_excluded, read_exclusions
 from e2rank_pyserini.index import DenseIndex
-from e2rank_pyserini.inputs import exclusions_of
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import Hit
 

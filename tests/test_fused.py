@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_pyserini import packed
-from e2rank_pyserini.elementwise import Plain, Room
+from e2rank_pyserini.inference import packed
+from e2rank_pyserini.inference.elementwise import Plain, Room
 from tests.reference import plain
 from tests.test_packed import FORMS, ROWS
 
@@ -26,7 +26,7 @@ pytestmark = [] if INTERPRETED else pytest.mark.gpu
 
 @pytest.fixture
 def fused() -> Any:
-    from e2rank_pyserini.fused import Fused
+    from e2rank_pyserini.inference.fused import Fused
 
     return Fused(Room())
 

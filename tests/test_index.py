@@ -20,7 +20,7 @@ from e2rank_pyserini.integrity import fingerprint
 from e2rank_pyserini.kinds import faiss_module, faiss_package, flat_header
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.sealed import read_sealed
-from e2rank_pyserini.sharded import _Parts, open_index
+from e2rank_pyserini.shards.sharded import _Parts, open_index
 from e2rank_pyserini.types import Document, E2RankError
 
 

@@ -10,7 +10,7 @@ import pytest
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents, lucene_document, lucene_searcher, parse_document
 from e2rank_pyserini.pyserini.bm25 import CORPUS, build_lucene
-from e2rank_pyserini.texts import opened_texts
+from e2rank_pyserini.serving.texts import opened_texts
 from e2rank_pyserini.types import Document, E2RankError
 
 

@@ -24,11 +24,11 @@ from scipy.stats import spearmanr
 
 from e2rank_pyserini import DenseIndex, E2RankEncoder, E2RankError, ListwisePrompt, catalog, evaluate, search
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.forward import Forward
-from e2rank_pyserini.mteb_evaluation import evaluate as evaluate_tasks
-from e2rank_pyserini.mteb_evaluation import result_path, tasks_named
-from e2rank_pyserini.mteb_instructions import instruction
-from e2rank_pyserini.mteb_model import ListwiseMtebModel, MtebModel
+from e2rank_pyserini.inference.forward import Forward
+from e2rank_pyserini.mteb.evaluation import evaluate as evaluate_tasks
+from e2rank_pyserini.mteb.evaluation import result_path, tasks_named
+from e2rank_pyserini.mteb.instructions import instruction
+from e2rank_pyserini.mteb.model import ListwiseMtebModel, MtebModel
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels

@@ -24,13 +24,13 @@ from transformers import (
     Qwen3Model,
 )
 
-from e2rank_pyserini import attention, packed
-from e2rank_pyserini.attention import causally, is_right, one_kernel
 from e2rank_pyserini.catalog import model
-from e2rank_pyserini.elementwise import Plain
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.forward import Forward, batches, pool
-from e2rank_pyserini.packed import Packed, fits
+from e2rank_pyserini.inference import attention, packed
+from e2rank_pyserini.inference.attention import causally, is_right, one_kernel
+from e2rank_pyserini.inference.elementwise import Plain
+from e2rank_pyserini.inference.forward import Forward, batches, pool
+from e2rank_pyserini.inference.packed import Packed, fits
 from e2rank_pyserini.types import E2RankError
 from tests.conftest import sentences
 from tests.reference import plain
@@ -255,7 +255,7 @@ def test_weights_that_do_not_fit_when_they_are_joined_are_one_line(monkeypatch: 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("e2rank_pyserini.packed._together", full)
+    monkeypatch.setattr("e2rank_pyserini.inference.packed._together", full)
     forward = Forward("small", FORMS["qwen2"](), "mean", batch_tokens=200)
     with pytest.raises(E2RankError, match="model small: device cpu has too little memory for a text of 3 tokens"):
         forward.whole([[1, 2, 3]])
@@ -358,10 +358,10 @@ def test_fused_kernels_are_taken_where_they_run_and_give_the_same(
     kind: Any, why: str | None, network: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(packed, "is_modern", lambda _: True)
-    module = types.ModuleType("e2rank_pyserini.fused")
+    module = types.ModuleType("e2rank_pyserini.inference.fused")
     if kind is not None:
         module.Fused = kind  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "e2rank_pyserini.fused", module)
+    monkeypatch.setitem(sys.modules, "e2rank_pyserini.inference.fused", module)
     found = Packed(copy.deepcopy(network).requires_grad_())  # as it is loaded
     assert type(found.between) is (kind if why is None else Plain)
     said = capsys.readouterr().err

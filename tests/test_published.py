@@ -6,10 +6,10 @@ from statistics import mean
 import pytest
 import yaml
 
-from e2rank_pyserini.published import AVERAGE, BEIR, beside, has_numbers, read_published
+from e2rank_pyserini.table.published import AVERAGE, BEIR, beside, has_numbers, read_published
 from e2rank_pyserini.types import E2RankError
 
-FILE = Path(__file__).resolve().parents[1] / "e2rank_pyserini" / "published.yaml"
+FILE = Path(__file__).resolve().parents[1] / "e2rank_pyserini" / "table" / "published.yaml"
 METHOD = Path(__file__).resolve().parents[2] / "shared" / "METHOD.md"
 ROWS = {row.name: row for row in read_published(FILE)}
 

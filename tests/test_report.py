@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import binom, bootstrap, ttest_rel
 
-from e2rank_pyserini import plots
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.comparison import Row, intervals
-from e2rank_pyserini.report import MAIN, Entry, Interval, names, sweeps
+from e2rank_pyserini.report import plots
+from e2rank_pyserini.report.findings import MAIN, Entry, Interval, names, sweeps
 from e2rank_pyserini.types import E2RankError, clean
 
 QUERIES = {f"q{number}": f"query {number}" for number in range(12)}

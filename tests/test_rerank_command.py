@@ -14,8 +14,8 @@ from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.feedback import Part, interpolate
 from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.inference.tally import Tally, cut
 from e2rank_pyserini.prompts import RETRIEVAL_TASK
-from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_run, write_run
 from e2rank_pyserini.types import Hit, Run

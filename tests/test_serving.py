@@ -14,18 +14,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from e2rank_pyserini.answering import Answer, Answering, Candidate, Listwise, Question, Rerank, Search
-from e2rank_pyserini.batching import Worker
 from e2rank_pyserini.cli import _parser, main
 from e2rank_pyserini.corpus import documents
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.exchange import Service
-from e2rank_pyserini.gate import Metrics
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.prompts import RERANK_TASK, document_text
-from e2rank_pyserini.serve_command import _opened
-from e2rank_pyserini.serving import app
-from e2rank_pyserini.texts import opened_texts
+from e2rank_pyserini.serving.answering import Answer, Answering, Candidate, Listwise, Question, Rerank, Search
+from e2rank_pyserini.serving.app import app
+from e2rank_pyserini.serving.batching import Worker
+from e2rank_pyserini.serving.exchange import Service
+from e2rank_pyserini.serving.gate import Metrics
+from e2rank_pyserini.serving.serve_command import _opened
+from e2rank_pyserini.serving.texts import opened_texts
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import Document, Hit, ListwisePrompt, Run
@@ -37,7 +37,7 @@ TEMPLATE = "{title} {text}"
 @pytest.fixture(scope="module")
 def answering(tiny_index: Path, beir: Path) -> Answering:
     """The toy index and corpus under their own model."""
-    from e2rank_pyserini.inputs import loaded_encoder, opened_index
+    from e2rank_pyserini.commands.inputs import loaded_encoder, opened_index
 
     absent = dict.fromkeys(
         ("encoder", "like", "threads", "max_length", "query_length", "prompt_length", "dtype", "device", "batch_tokens")

@@ -17,17 +17,17 @@ import fsspec
 import numpy as np
 import pytest
 
-from e2rank_pyserini import workers
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.encoding import Advance, Engine, encode_shard, here, planned
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
 from e2rank_pyserini.sealed import seal, unsealed
-from e2rank_pyserini.sharded import ShardedIndex, open_index
-from e2rank_pyserini.shards import Shard, Shards, Task, check_same
+from e2rank_pyserini.shards import workers
+from e2rank_pyserini.shards.encoding import Advance, Engine, encode_shard, here, planned
+from e2rank_pyserini.shards.folder import Shard, Shards, Task, check_same
+from e2rank_pyserini.shards.sharded import ShardedIndex, open_index
 from e2rank_pyserini.storage import Folder
 from e2rank_pyserini.types import Document, E2RankError
 from tests.conftest import sentences
@@ -274,7 +274,8 @@ def test_a_worker_ends_with_the_process_that_started_it(encoder: E2RankEncoder, 
     """Its parent is killed; nothing tells it so."""
     script = (
         "import subprocess, sys, time; "
-        "child = subprocess.Popen([sys.executable, '-m', 'e2rank_pyserini.worker', '{}'], stdin=subprocess.PIPE); "
+        "words = [sys.executable, '-m', 'e2rank_pyserini.shards.worker', '{}']; "
+        "child = subprocess.Popen(words, stdin=subprocess.PIPE); "
         "print(child.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -474,7 +475,7 @@ def children() -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, parent = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and "e2rank_pyserini.worker" in (path.parent / "cmdline").read_text():
+            if parent == os.getpid() and "e2rank_pyserini.shards.worker" in (path.parent / "cmdline").read_text():
                 found.append(pid)
         except (OSError, ValueError):
             continue

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from e2rank_pyserini.benchmarks import Benchmark
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.freshness import Maker, index_is_fresh
-from e2rank_pyserini.published import AVERAGE, BEIR
 from e2rank_pyserini.sealed import seal
-from e2rank_pyserini.table_command import Row, _averages, _lines, table
+from e2rank_pyserini.table.benchmarks import Benchmark
+from e2rank_pyserini.table.freshness import Maker, index_is_fresh
+from e2rank_pyserini.table.published import AVERAGE, BEIR
+from e2rank_pyserini.table.table_command import Row, _averages, _lines, table
 from e2rank_pyserini.trec import read_qrels, read_run
 from tests.reference import plain
 from tests.test_cli import make
@@ -400,7 +400,7 @@ def test_the_average_is_printed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr("e2rank_pyserini.published.BEIR", ("scifact",))
+    monkeypatch.setattr("e2rank_pyserini.table.published.BEIR", ("scifact",))
     shutil.copytree(beir, data / "scifact")
     Path("runs").mkdir()
     table(asked(tiny_model, data), Commands(bm25=toy_run))

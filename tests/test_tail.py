@@ -10,7 +10,7 @@ import torch
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.forward import embed, padded
+from e2rank_pyserini.inference.forward import embed, padded
 from e2rank_pyserini.prompts import user_turn
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.recipe import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2rank_pyserini.corpus import documents, find
-from e2rank_pyserini.texts import opened_texts
+from e2rank_pyserini.serving.texts import opened_texts
 from e2rank_pyserini.types import Document, E2RankError
 
 ROWS = [

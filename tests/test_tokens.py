@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from e2rank_pyserini.catalog import Lengths, model
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.pieces import are_apart, pieces
-from e2rank_pyserini.tokens import TextTokenizer, common_budget
+from e2rank_pyserini.inference.pieces import are_apart, pieces
+from e2rank_pyserini.inference.tokens import TextTokenizer, common_budget
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import CHAT, EOS, LENGTHS, SPECIAL, WORDS, sentences
 from tests.reference import plain

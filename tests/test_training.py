@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from e2rank_pyserini.catalog import ModelSpec, model
-from e2rank_pyserini.delta import Delta, restored
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.forward import embed, padded
+from e2rank_pyserini.inference.delta import Delta, restored
+from e2rank_pyserini.inference.forward import embed, padded
 from e2rank_pyserini.training.dev import look, ndcg
 from e2rank_pyserini.training.examples import Example, positions, ranked
 from e2rank_pyserini.training.log import Log, read_log

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from e2rank_pyserini.bench.yardstick import now
-from e2rank_pyserini.packed import fits, is_causal, spares
+from e2rank_pyserini.inference.packed import fits, is_causal, spares
 from e2rank_pyserini.types import E2RankError
 
 Shape = tuple[int, int]  # inputs, outputs of a linear map

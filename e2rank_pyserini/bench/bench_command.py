@@ -48,7 +48,7 @@ Then e2rank rerank itself over the same run: seconds by part, and the share of a
 def _bench(arguments: Namespace, measure: Measure) -> None:
     """Setting, measurement, table, JSON; a GPU that is not here is told as not measured, and that is all."""
     from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, announce, setting, tell_absent, write_json
-    from e2rank_pyserini.devices import choose_device
+    from e2rank_pyserini.inference.devices import choose_device
     from e2rank_pyserini.trec import check_writable
 
     path = Path(arguments.json) if arguments.json else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini.pieces import QWEN
+from e2rank_pyserini.inference.pieces import QWEN
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.types import Document, E2RankError
 

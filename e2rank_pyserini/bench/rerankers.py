@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.forward import batches, padded
 from e2rank_pyserini.index import DenseIndex
-from e2rank_pyserini.loading import quiet
+from e2rank_pyserini.inference.forward import batches, padded
+from e2rank_pyserini.inference.loading import quiet
 from e2rank_pyserini.reranking import WINDOW, rerank
 from e2rank_pyserini.types import Hit, Run, Topics
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from e2rank_pyserini import options
+from e2rank_pyserini.commands import options
 from e2rank_pyserini.numerals import positive, real, whole
 from e2rank_pyserini.types import E2RankError
 
@@ -20,7 +20,7 @@ UNJUDGED = ("zero", "skip")
 
 def data(arguments: Namespace) -> None:
     """Topics and first stages -> training examples."""
-    from e2rank_pyserini.inputs import check_not_read, named_dataset, topics_of
+    from e2rank_pyserini.commands.inputs import check_not_read, named_dataset, topics_of
     from e2rank_pyserini.training.answers import place_of
     from e2rank_pyserini.training.endpoint import SILENT, UNASKED
     from e2rank_pyserini.training.examples import check_output, write_examples

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_pyserini.inference.tally import Tally, cut
 from e2rank_pyserini.reranking import cosines
-from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.training.examples import Example, ranked
 from e2rank_pyserini.trec import read_run
 from e2rank_pyserini.types import E2RankError, first_line
@@ -116,7 +116,7 @@ def by_cross_encoder(
     name: str, *, device: str | None, dtype: str, max_length: int | None, batch_tokens: int | None
 ) -> Scorer:
     """The logit of a sequence-classification model with one label on (query, document); each pair is scored once."""
-    from e2rank_pyserini.devices import choose_device
+    from e2rank_pyserini.inference.devices import choose_device
 
     device = choose_device(device)
     network, tokenizer = _cross_encoder(name, device, dtype)
@@ -165,8 +165,8 @@ def _cross_encoder(name: str, device: str, dtype: str) -> tuple[Any, Any]:
     """The model in evaluation mode and its tokenizer; E2RankError when it is not whole or gives no single score."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from e2rank_pyserini.devices import choose_dtype
-    from e2rank_pyserini.loading import quiet
+    from e2rank_pyserini.inference.devices import choose_dtype
+    from e2rank_pyserini.inference.loading import quiet
 
     try:
         with quiet():  # what it would warn of is checked below, and is an error here
@@ -206,7 +206,7 @@ def _logits(
     """(pairs,) the model's score of each, and how many fill `length`; a longer one loses the end of its longer text."""
     import torch
 
-    from e2rank_pyserini.forward import batches
+    from e2rank_pyserini.inference.forward import batches
 
     queries, texts = map(list, zip(*pairs, strict=True))
     rows = dict(tokenizer(queries, texts, truncation="longest_first", max_length=length))

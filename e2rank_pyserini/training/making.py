@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini.datasets import Dataset
-from e2rank_pyserini.exclusions import check_disjoint, most_excluded
-from e2rank_pyserini.inputs import (
+from e2rank_pyserini.commands.inputs import (
     admitted_run,
     check_index,
     corpus_source,
@@ -22,11 +20,13 @@ from e2rank_pyserini.inputs import (
     opened_index,
     retrieval_task,
 )
+from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.exclusions import check_disjoint, most_excluded
+from e2rank_pyserini.inference.tally import Tally, cut
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.reranking import missing, rescore
-from e2rank_pyserini.sharded import fingerprint
+from e2rank_pyserini.shards.sharded import fingerprint
 from e2rank_pyserini.storage import local
-from e2rank_pyserini.tally import Tally, cut
 from e2rank_pyserini.training.examples import UNKNOWN, Example
 from e2rank_pyserini.training.labelling import (
     Listed,

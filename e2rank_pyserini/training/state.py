@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
-from e2rank_pyserini.delta import Delta
 from e2rank_pyserini.directories import held
-from e2rank_pyserini.loading import quiet
+from e2rank_pyserini.inference.delta import Delta
+from e2rank_pyserini.inference.loading import quiet
 from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError, first_line
 

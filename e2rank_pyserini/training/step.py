@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from e2rank_pyserini.encoder import anchored
-from e2rank_pyserini.forward import batches, embed, padded
+from e2rank_pyserini.inference.forward import batches, embed, padded
+from e2rank_pyserini.inference.tokens import TextTokenizer
 from e2rank_pyserini.losses import distil, info_nce, ranknet
-from e2rank_pyserini.tokens import TextTokenizer
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.processes import add_up
 from e2rank_pyserini.training.recipe import Recipe, Tasks

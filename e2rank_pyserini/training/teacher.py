@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.tally import cut
+from e2rank_pyserini.inference.tally import cut
 from e2rank_pyserini.training.examples import Example
 from e2rank_pyserini.training.network import reading
 from e2rank_pyserini.training.processes import add_up, wait

@@ -22,8 +22,8 @@ from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.loading import weights_of
-from e2rank_pyserini.tally import Tally
+from e2rank_pyserini.inference.loading import weights_of
+from e2rank_pyserini.inference.tally import Tally
 from e2rank_pyserini.training import network as networks
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look

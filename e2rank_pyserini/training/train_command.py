@@ -33,7 +33,7 @@ OVERRIDES: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
 def train(arguments: Namespace) -> None:
     """Training examples -> model directory."""
     from e2rank_pyserini.catalog import model
-    from e2rank_pyserini.tally import cut
+    from e2rank_pyserini.inference.tally import cut
     from e2rank_pyserini.training.examples import read_examples
     from e2rank_pyserini.training.recipe import recipe
     from e2rank_pyserini.training.train import train as run

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401  two seconds of each child, were it not here
 
-import e2rank_pyserini.commands
+import e2rank_pyserini.commands.plain
+import e2rank_pyserini.commands.refining
 import e2rank_pyserini.encoder
 import e2rank_pyserini.index
-import e2rank_pyserini.indexing
-import e2rank_pyserini.refining  # noqa: F401  imported once, for all children
+import e2rank_pyserini.indexing  # noqa: F401  imported once, for all children
 from e2rank_pyserini import cli
 
 INTERRUPT = {signal.SIGINT}

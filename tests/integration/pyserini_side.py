@@ -126,7 +126,7 @@ def find(source: str, docids: list[str]) -> dict[str, list[str]]:
 
 def texts(source: str) -> dict[str, Any]:
     """Our opened_texts: every document, how many there are, and whether one that is not there is."""
-    from e2rank_pyserini.texts import opened_texts
+    from e2rank_pyserini.serving.texts import opened_texts
 
     opened = opened_texts(source)
     every = {docid: list(document) for docid, document in opened.items()}

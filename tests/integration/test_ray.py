@@ -47,7 +47,7 @@ def actors() -> list[int]:
 def test_ray_finishes_what_this_process_began(
     encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    from e2rank_pyserini.ray_engine import on_ray
+    from e2rank_pyserini.shards.ray_engine import on_ray
 
     interrupted(encoder, beir, tmp_path / "i", 1)
     build(encoder, beir, tmp_path / "i", engine=on_ray(settings(encoder), ["cpu", "cpu"]))
@@ -60,7 +60,7 @@ def test_all_actors_encode(
     encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Ray joins small blocks: one actor had all shards then, and where it died they were all done again."""
-    from e2rank_pyserini import ray_engine
+    from e2rank_pyserini.shards import ray_engine
 
     log = tmp_path / "actors"
 
@@ -80,7 +80,7 @@ def test_all_actors_encode(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_actor_costs_nothing(encoder: E2RankEncoder, beir: Path, undisturbed: Path, tmp_path: Path):
-    from e2rank_pyserini.ray_engine import on_ray
+    from e2rank_pyserini.shards.ray_engine import on_ray
 
     killed: list[int] = []
 
@@ -100,7 +100,7 @@ def test_a_killed_actor_costs_nothing(encoder: E2RankEncoder, beir: Path, undist
 
 @pytest.mark.usefixtures("cluster")
 def test_the_command_and_what_an_actor_reports(tiny_model: Path, beir: Path, tmp_path: Path, encoder: E2RankEncoder):
-    from e2rank_pyserini.ray_engine import on_ray
+    from e2rank_pyserini.shards.ray_engine import on_ray
 
     words = ["index", "--dataset", str(beir), "--encoder", str(tiny_model), "--output", str(tmp_path / "i")]
     assert main([*words, "--engine", "ray", "--threads", "1", "--shards", str(tmp_path / "s")]) == 0

@@ -1,6 +1,6 @@
 """Text to token ids, plain and slow: through Transformers' own call, one text and one prompt at a time.
 
-What `e2rank_pyserini.tokens` does in batches, without offsets and without Transformers, must equal this.
+What `e2rank_pyserini.inference.tokens` does in batches, without offsets and without Transformers, must equal this.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The command line: options, what they name, and what each command does."""

@@ -1,0 +1,1 @@
+"""E2Rank in MTEB: the model, its instructions, its evaluation."""

@@ -1,0 +1,1 @@
+"""The server: many requests' questions answered together by one model."""

@@ -1,0 +1,1 @@
+"""Corpus -> shards: encoded by this process, several, or a Ray cluster."""

@@ -1,0 +1,1 @@
+"""The papers' table beside ours."""
