@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from e2rank_pyserini.choices import DTYPES, VARIANTS
-from e2rank_pyserini.inference.declared import adapter_folder, check_declared, file_of, json_of
+from e2rank_pyserini.declared import adapter_folder, check_declared, file_of, json_of
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK, TITLE_AND_TEXT
 from e2rank_pyserini.types import E2RankError, first_line, shown
 

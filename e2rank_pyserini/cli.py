@@ -18,11 +18,11 @@ from e2rank_pyserini.commands.compare_command import add_compare_parser
 from e2rank_pyserini.commands.convert_command import add_convert_parser
 from e2rank_pyserini.commands.export_command import add_export_parser
 from e2rank_pyserini.commands.index_command import add_index_parser
+from e2rank_pyserini.commands.report_command import add_report_parser
 from e2rank_pyserini.commands.rerank_command import add_feedback_parser, add_rerank_parser
 from e2rank_pyserini.commands.rerun_command import add_rerun_parser
 from e2rank_pyserini.mteb.mteb_command import add_mteb_parser
 from e2rank_pyserini.numerals import positive
-from e2rank_pyserini.report.report_command import add_report_parser
 from e2rank_pyserini.serving.serve_command import add_serve_parser
 from e2rank_pyserini.table.table_command import add_table_parser
 from e2rank_pyserini.timing import recording

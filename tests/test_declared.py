@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from e2rank_pyserini import catalog
+from e2rank_pyserini.declared import adapter_folder, check_declared, file_of
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inference.declared import adapter_folder, check_declared, file_of
 from e2rank_pyserini.types import E2RankError
 
 QUERY = "Instruct: {task}\nQuery:{query}"
@@ -161,9 +161,7 @@ def test_an_adapter_of_a_hub_repository_is_fetched(tiny_model: Path, tmp_path: P
     place = in_cache(tmp_path, "someone/lora", tmp_path / "files")
     done = offline(tmp_path, "from e2rank_pyserini.catalog import model; print(model('someone/lora').adapter)")
     assert done.stdout.strip() == str(place / "lora"), done.stderr
-    done = offline(
-        tmp_path, "from e2rank_pyserini.inference.declared import adapter_folder as get; get('nobody/lora', '.')"
-    )
+    done = offline(tmp_path, "from e2rank_pyserini.declared import adapter_folder as get; get('nobody/lora', '.')")
     assert "E2RankError: model nobody/lora: the hub did not give its adapter: " in done.stderr
 
 

@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModel, Qwen3Config, Qwen3Model
 
 from e2rank_pyserini.catalog import model
+from e2rank_pyserini.declared import file_of
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.index import DenseIndex
-from e2rank_pyserini.inference.declared import file_of
 from e2rank_pyserini.inference.devices import choose_dtype
 from e2rank_pyserini.inference.forward import batches, embed, padded
 from e2rank_pyserini.inference.packed import is_causal

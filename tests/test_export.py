@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from e2rank_pyserini.catalog import dataset, model
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inference.export import check_tokenizer
+from e2rank_pyserini.export import check_tokenizer
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 from tests.conftest import EOS, LENGTHS, sentences
 

@@ -10,7 +10,7 @@ from e2rank_pyserini.bench.encoders import makers, ours
 from e2rank_pyserini.bench.material import as_text
 from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table, warmed
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inference.export import export
+from e2rank_pyserini.export import export
 from e2rank_pyserini.types import Document, Vectors
 
 _WARM_UP = 4  # documents; on a GPU all of them, since kernels are chosen and memory is laid out by shapes

@@ -18,9 +18,9 @@ from e2rank_pyserini.bench.rerankers import STRIDE, Candidates, candidates, make
 from e2rank_pyserini.bench.yardstick import NOT_MEASURED, OURS, Turn, interleaved, prepared, row, rows_table, warmed
 from e2rank_pyserini.choices import DEPTH
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.export import export
 from e2rank_pyserini.index import DenseIndex
 from e2rank_pyserini.indexing import build_index
-from e2rank_pyserini.inference.export import export
 from e2rank_pyserini.reranking import WINDOW
 from e2rank_pyserini.timing import recording, so_far
 from e2rank_pyserini.trec import write_run

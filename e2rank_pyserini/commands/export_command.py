@@ -13,8 +13,8 @@ def export(arguments: Namespace) -> None:
     from e2rank_pyserini import catalog
     from e2rank_pyserini.commands.outputs import report
     from e2rank_pyserini.encoder import E2RankEncoder
-    from e2rank_pyserini.inference.export import check_replaceable, query_prompt
-    from e2rank_pyserini.inference.export import export as write
+    from e2rank_pyserini.export import check_replaceable, query_prompt
+    from e2rank_pyserini.export import export as write
     from e2rank_pyserini.prompts import RETRIEVAL_TASK
 
     directory = Path(arguments.output)

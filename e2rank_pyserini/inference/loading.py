@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from e2rank_pyserini import fingerprint
 from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec
+from e2rank_pyserini.declared import file_of
 from e2rank_pyserini.inference import gguf_files
-from e2rank_pyserini.inference.declared import file_of
 from e2rank_pyserini.inference.delta import FILE, Delta
 from e2rank_pyserini.types import E2RankError, first_line
 

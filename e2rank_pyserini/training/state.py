@@ -1,7 +1,6 @@
 """What a training run leaves: its state while it runs, so that a killed one goes on, and the model when it is done."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -10,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
-from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
 from e2rank_pyserini.directories import held
-from e2rank_pyserini.inference.delta import Delta
-from e2rank_pyserini.inference.loading import quiet
-from e2rank_pyserini.trec import atomic
 from e2rank_pyserini.types import E2RankError, first_line
 
 
@@ -114,32 +108,3 @@ def restore(place: Path, network: Any, optimizer: torch.optim.Optimizer, fingerp
             f"{place}: the saved state cannot be read ({first_line(error)}); remove it to start again"
         ) from error
     return found
-
-
-@quiet()
-def write_model(place: Path, network: Any, tokenizer: Any, spec: ModelSpec) -> None:
-    """The trained model as a directory that `--encoder` takes: an adapter on its base, or whole weights."""
-    adapter = isinstance(network, Delta) or hasattr(network, "peft_config")
-    if isinstance(network, Delta):
-        network.save(place)
-    elif adapter:
-        for config in network.peft_config.values():
-            config.base_model_name_or_path = spec.source  # not this machine's path
-        network.save_pretrained(place, save_embedding_layers=False)  # or peft would ask the hub for the base
-        (place / "README.md").unlink(missing_ok=True)  # peft's empty card
-        adapted = place / "adapter_model.safetensors"  # half the size; inference is in 16 bits anyway
-        save_file({name: weight.half() for name, weight in load_file(adapted).items()}, adapted, {"format": "pt"})
-    else:
-        network.save_pretrained(place)
-        tokenizer.save_pretrained(place)
-    fields = dataclasses.asdict(spec)
-    del fields["name"]
-    if adapter:
-        fields["adapter"] = "."
-        if Path(spec.source).exists():  # found from any directory
-            fields["source"] = str(Path(spec.source).resolve())
-    else:
-        fields |= {"source": None, "adapter": None, "revision": None}
-    fields = {key: value for key, value in fields.items() if value is not None or key == "eos"}
-    with atomic(place / OWN_FILE) as file:
-        yaml.safe_dump(fields, file, sort_keys=False, allow_unicode=True)

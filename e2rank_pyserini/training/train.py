@@ -24,6 +24,7 @@ from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.inference.loading import weights_of
 from e2rank_pyserini.inference.tally import Tally
+from e2rank_pyserini.inference.writing import write_model
 from e2rank_pyserini.training import network as networks
 from e2rank_pyserini.training import state
 from e2rank_pyserini.training.dev import look
@@ -266,7 +267,7 @@ class Training:
             if self.dev and isinstance(self.recipe.compress, int):  # the looks before were of the whole change
                 record["dev"] = self.look(networks.with_network(self.encoder, network))
                 print(f"as written: {words(record['dev'])}", file=sys.stderr)
-        state.write_model(made, network, self.encoder.tokens.tokenizer, self.result)
+        write_model(made, network, self.encoder.tokens.tokenizer, self.result)
         rows = read_log(self.working / "metrics.jsonl")
         encoded = {field.name: sum(row.get(field.name, 0) for row in rows) for field in dataclasses.fields(Tally)}
         record |= {

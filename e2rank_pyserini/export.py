@@ -15,8 +15,8 @@ from e2rank_pyserini import directories
 from e2rank_pyserini.catalog import OWN_FILE, ModelSpec
 from e2rank_pyserini.directories import built_aside
 from e2rank_pyserini.encoder import E2RankEncoder
+from e2rank_pyserini.inference.writing import write_model
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, query_text
-from e2rank_pyserini.training.state import write_model
 from e2rank_pyserini.types import E2RankError
 
 MODULES = "modules.json"
