@@ -3,12 +3,17 @@
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tokenizers import normalizers
 
 _COMPOSING = ("qwen2", "qwen3")  # whose tokenizers compose characters (NFC), which their GGUF files do not say
+
+_CHANGED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("gguf", "GGUFReader", functools.lru_cache(maxsize=1)),
+    ("transformers.modeling_gguf_pytorch_utils", "tqdm", lambda bar: functools.partial(bar, disable=None)),
+)
 
 
 def plain_weights() -> dict[str, Any]:
@@ -33,17 +38,11 @@ def read_once() -> Iterator[None]:
     It parses them for the configuration, for the tokenizer and for the weights, seconds each time for a vocabulary of
     49,152 words. The caller sees to it that one thread at a time is within.
     """
-    try:
-        gguf: Any = importlib.import_module("gguf")
-    except ImportError:  # Transformers says what is to be installed
+    with contextlib.ExitStack() as after:
+        for name, attribute, changed in _CHANGED:
+            with contextlib.suppress(ImportError, AttributeError):  # another release has it elsewhere: as it is there
+                module = importlib.import_module(name)
+                before = getattr(module, attribute)
+                setattr(module, attribute, changed(before))
+                after.callback(setattr, module, attribute, before)
         yield
-        return
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    reader, bar = gguf.GGUFReader, reading.tqdm
-    gguf.GGUFReader = functools.lru_cache(maxsize=1)(reader)
-    reading.tqdm = functools.partial(bar, disable=None)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader, reading.tqdm = reader, bar
