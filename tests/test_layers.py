@@ -95,7 +95,8 @@ LAYERS = [
     {"pyserini.encoders", "pyserini.feedback", "training.answers"},
     {"pyserini.hooks"},
     {"pyserini.runner", "pyserini.main", "pyserini.pth"},
-    {"commands.inputs", "commands.outputs", "mteb.evaluation", "bench.encoders", "bench.rerankers"},
+    {"commands.inputs"},
+    {"commands.opening", "commands.outputs", "mteb.evaluation", "bench.encoders", "bench.rerankers"},
     {
         "commands.refining",
         "commands.judged",

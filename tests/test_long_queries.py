@@ -13,7 +13,7 @@ import yaml
 
 from e2rank_pyserini.catalog import DatasetSpec
 from e2rank_pyserini.cli import main
-from e2rank_pyserini.commands.inputs import loaded_encoder
+from e2rank_pyserini.commands.opening import loaded_encoder
 from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.prompts import RERANK_TASK, RETRIEVAL_TASK

@@ -37,7 +37,7 @@ TEMPLATE = "{title} {text}"
 @pytest.fixture(scope="module")
 def answering(tiny_index: Path, beir: Path) -> Answering:
     """The toy index and corpus under their own model."""
-    from e2rank_pyserini.commands.inputs import loaded_encoder, opened_index
+    from e2rank_pyserini.commands.opening import loaded_encoder, opened_index
 
     absent = dict.fromkeys(
         ("encoder", "like", "threads", "max_length", "query_length", "prompt_length", "dtype", "device", "batch_tokens")

@@ -18,7 +18,8 @@ ENGINES = ("processes", "ray")
 def index(arguments: Namespace) -> None:
     """Corpus -> index directory, shards, or both."""
     from e2rank_pyserini import corpus as corpora
-    from e2rank_pyserini.commands.inputs import corpus_source, document_template, loaded_encoder, named_dataset
+    from e2rank_pyserini.commands.inputs import corpus_source, named_dataset
+    from e2rank_pyserini.commands.opening import document_template, loaded_encoder
     from e2rank_pyserini.commands.outputs import report
     from e2rank_pyserini.indexing import build_index, check_replaceable
     from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS

@@ -8,19 +8,15 @@ from pathlib import Path
 from e2rank_pyserini import catalog, provenance
 from e2rank_pyserini.commands.inputs import (
     admitted_run,
-    check_index,
     check_not_read,
     corpus_source,
     exclusions_of,
     fingerprints,
-    loaded_encoder,
     named_dataset,
-    opened_index,
-    reads_task,
     retrieval_task,
-    tell_other_corpus,
     topics_of,
 )
+from e2rank_pyserini.commands.opening import check_index, loaded_encoder, opened_index, reads_task, tell_other_corpus
 from e2rank_pyserini.commands.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.corpus import is_lucene
 from e2rank_pyserini.exclusions import most_excluded

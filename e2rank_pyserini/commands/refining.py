@@ -12,19 +12,21 @@ from tqdm import tqdm
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.commands.inputs import (
     admitted_run,
-    check_index,
     corpus_source,
-    document_template,
     exclusions_of,
     fingerprints,
-    loaded_encoder,
     named_dataset,
-    opened_index,
-    reads_task,
     rerank_task,
     retrieval_task,
-    tell_other_corpus,
     topics_of,
+)
+from e2rank_pyserini.commands.opening import (
+    check_index,
+    document_template,
+    loaded_encoder,
+    opened_index,
+    reads_task,
+    tell_other_corpus,
 )
 from e2rank_pyserini.commands.outputs import Used, report, run_tag, tell_few, tell_parts, write_with_record
 from e2rank_pyserini.exclusions import admitted, most_excluded

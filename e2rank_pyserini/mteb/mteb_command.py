@@ -15,7 +15,7 @@ from e2rank_pyserini.types import E2RankError
 
 def mteb(arguments: Namespace) -> None:
     """Tasks -> mteb's result files, and a table on stdout."""
-    from e2rank_pyserini.commands.inputs import loaded_encoder
+    from e2rank_pyserini.commands.opening import loaded_encoder
     from e2rank_pyserini.mteb.evaluation import evaluate, result_path, tasks_named
     from e2rank_pyserini.mteb.model import ListwiseMtebModel, MtebModel
 

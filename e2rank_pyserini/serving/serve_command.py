@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def serve(arguments: Namespace) -> None:
     """Answer until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt), then finish what is under way."""
-    from e2rank_pyserini.commands.inputs import named_dataset, reads_task, rerank_task
+    from e2rank_pyserini.commands.inputs import named_dataset, rerank_task
+    from e2rank_pyserini.commands.opening import reads_task
     from e2rank_pyserini.serving.answering import Listwise
 
     try:
@@ -62,9 +63,9 @@ def serve(arguments: Namespace) -> None:
 
 def _opened(arguments: Namespace, data: "Dataset | None") -> "Answering":
     """Index, model and corpus, in the thread that will use them: FAISS counts its threads by thread."""
-    from e2rank_pyserini.commands.inputs import (
+    from e2rank_pyserini.commands.inputs import corpus_source
+    from e2rank_pyserini.commands.opening import (
         check_index,
-        corpus_source,
         document_template,
         loaded_encoder,
         opened_index,

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini.catalog import ModelSpec, model
-from e2rank_pyserini.commands.inputs import fingerprints, query_length
+from e2rank_pyserini.commands.inputs import fingerprints
+from e2rank_pyserini.commands.opening import query_length
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.fingerprint import sha256
 from e2rank_pyserini.index import SIDECAR, read_sidecar

@@ -9,17 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
-from e2rank_pyserini.commands.inputs import (
-    admitted_run,
-    check_index,
-    corpus_source,
-    document_template,
-    exclusions_of,
-    judgments,
-    loaded_encoder,
-    opened_index,
-    retrieval_task,
-)
+from e2rank_pyserini.commands.inputs import admitted_run, corpus_source, exclusions_of, judgments, retrieval_task
+from e2rank_pyserini.commands.opening import check_index, document_template, loaded_encoder, opened_index
 from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.exclusions import check_disjoint, most_excluded
 from e2rank_pyserini.inference.tally import Tally, cut

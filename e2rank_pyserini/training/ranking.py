@@ -5,7 +5,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from e2rank_pyserini.commands.inputs import loaded_encoder, retrieval_task
+from e2rank_pyserini.commands.inputs import retrieval_task
+from e2rank_pyserini.commands.opening import loaded_encoder
 from e2rank_pyserini.datasets import Dataset
 from e2rank_pyserini.training.answers import answered, place_of
 from e2rank_pyserini.training.endpoint import Endpoint
