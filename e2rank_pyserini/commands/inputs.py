@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from e2rank_pyserini import corpus as corpora
 from e2rank_pyserini import fingerprint, storage
@@ -17,9 +16,6 @@ from e2rank_pyserini.timing import timed
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels
 from e2rank_pyserini.types import E2RankError, Qrels, Run, Topics
-
-if TYPE_CHECKING:
-    pass
 
 
 def named_dataset(arguments: Namespace) -> Dataset | None:
