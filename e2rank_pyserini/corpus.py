@@ -178,6 +178,14 @@ def files(source: str) -> list[Path]:
     return [Path(name) for name in _corpus_files([str(child) for child in there], source)]
 
 
+def folder_of(source: str) -> Path | None:
+    """The folder of this machine whose files are all read as documents; None where the corpus is something else."""
+    if storage.is_remote(source) or is_lucene(source):
+        return None
+    path = storage.local(source)
+    return path if path.is_dir() and not any((path / name).is_file() for name in BEIR_CORPUS) else None
+
+
 def _below(folder: Path) -> Iterator[Path]:
     """The files in a folder and its sub-folders, links too; each folder once, so that no link leads round."""
     seen: set[str] = set()

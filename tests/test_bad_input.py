@@ -1170,6 +1170,23 @@ def test_nothing_is_written_into_an_index(refused: Refused, line: str, output: s
     refused(f"{line} --output {{tmp}}/{output}", told)
 
 
+AMONG = [
+    ("search", f"{OWN_SEARCH} --corpus {{tmp}}/c --output {{tmp}}/c/deep/run.trec", "{tmp}/c/deep/run.trec"),
+    ("bm25", f"{BM25} --output {{tmp}}/c/run.trec", "{tmp}/c/run.trec"),
+    ("rerank", f"{OWN_RERANK} --output {{tmp}}/c/run.trec", "{tmp}/c/run.trec"),
+    ("index", "index --encoder {model} --corpus {tmp}/c --output {tmp}/c/index", "{tmp}/c/index"),
+    ("shards", "index --encoder {model} --corpus {tmp}/c --output {tmp}/i --shards {tmp}/c/s", "{tmp}/c/s"),
+]
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("line", "output"), cases(AMONG))
+def test_nothing_is_written_among_documents(refused: Refused, line: str, output: str):
+    """All files of the folder are read, and a run has its record, a JSON file, beside it."""
+    told = f"{output}: lies in {{tmp}}/c, all files of which are read as documents; choose another place"
+    refused(line, told)
+
+
 @pytest.mark.usefixtures("own")
 def test_beside_what_is_read_is_room_for_a_run(fill: Fill, tmp_path: Path):
     words = fill("search --index {tmp}/index --dataset {tmp}/toy --output {tmp}/toy/run.trec")

@@ -26,18 +26,25 @@ def named_dataset(arguments: Namespace) -> Dataset | None:
 def check_not_read(arguments: Namespace, *others: str) -> None:
     """Refuse an output that would replace what the command reads: a file that it names (or of `others`), or an index.
 
-    Raises E2RankError for a new file in an index, too.
+    Raises E2RankError for a new file in an index, too, and in a folder of documents (a run has its record beside it).
     """
     output = Path(arguments.output)
     for folder in _indexes(arguments):
         if output.resolve().is_relative_to(storage.local(folder).resolve()):
             raise E2RankError(f"{output}: lies in the index {folder}, which is read; choose another name")
-    if not output.exists():
-        return
-    for option, path in (*_files_read(arguments), *(("scorer", Path(other)) for other in others)):
+    read = (*_files_read(arguments), *(("scorer", Path(other)) for other in others)) if output.exists() else ()
+    for option, path in read:
         if path.exists() and output.samefile(path):
             named = "INPUT" if option == "input" else f"--{option}"
             raise E2RankError(f"{output}: is what {named} reads; choose another name")
+    check_apart(output, arguments.corpus)
+
+
+def check_apart(output: Path, corpus: str | None) -> None:
+    """Refuse an output in a folder all of whose files are read as documents: it would be read as such."""
+    folder = corpora.folder_of(corpus) if corpus else None
+    if folder is not None and output.resolve().is_relative_to(folder.resolve()):
+        raise E2RankError(f"{output}: lies in {folder}, all files of which are read as documents; choose another place")
 
 
 def _indexes(arguments: Namespace) -> list[str]:
