@@ -469,11 +469,16 @@ def converted_run(path: Path) -> Any:
     return pairs(other.run_of(path, form))
 
 
+def is_trec(line: str) -> bool:
+    """A line of a run or of qrels, whatever its qid begins with."""
+    return line.split()[1:2] in (["Q0"], ["0"])
+
+
 def converted_run_holds(lines: list[str]) -> Any:
     try:
         top = json.loads("\n".join(lines), object_pairs_hook=once)
     except ValueError:
-        if not lines[0].lstrip().startswith("{"):
+        if is_trec(lines[0]) or not lines[0].lstrip().startswith("{"):
             return run_holds(lines)
         top = [json.loads(line, object_pairs_hook=once) for line in lines]
     if isinstance(top, dict) and not {"query", "candidates"} & top.keys():
@@ -496,7 +501,7 @@ def converted_qrel(path: Path) -> Any:
 
 
 def converted_qrels_hold(lines: list[str]) -> Any:
-    if lines[0].lstrip().startswith("{"):
+    if lines[0].lstrip().startswith("{") and not is_trec(lines[0]):
         top = json.loads("\n".join(lines), object_pairs_hook=once)
         return {qid: grades for qid, grades in top.items() if grades}
     return qrels_hold(lines)
