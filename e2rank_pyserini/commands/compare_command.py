@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from e2rank_pyserini.choices import MEASURES, TESTS
+from e2rank_pyserini.choices import MEASURES
 from e2rank_pyserini.commands import options
 from e2rank_pyserini.numerals import positive
 from e2rank_pyserini.types import E2RankError, clean
@@ -99,12 +99,9 @@ def add_compare_parser(subparsers: Any) -> None:
         "compare", help="runs against a baseline: paired tests with Holm's correction, wins and losses"
     )
     parser.set_defaults(function=compare)
-    parser.add_argument("baseline", metavar="BASELINE", help="the TREC run that the others are compared with")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
-    for add in (options.dataset, options.topics, options.corpus, options.judgments):
+    for add in (options.runs, options.dataset, options.topics, options.corpus, options.judgments):
         add(parser)
     parser.add_argument("--measure", choices=MEASURES, default="nDCG@10", help="default: nDCG@10")
-    parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument("--seed", type=int, metavar="N", help="of the randomisation (default: 0)")
     parser.add_argument(
         "--gains",

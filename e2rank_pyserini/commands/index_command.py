@@ -18,7 +18,6 @@ ENGINES = ("processes", "ray")
 def index(arguments: Namespace) -> None:
     """Corpus -> index directory, shards, or both."""
     from e2rank_pyserini import corpus as corpora
-    from e2rank_pyserini import storage
     from e2rank_pyserini.commands.inputs import check_apart, corpus_source, named_dataset
     from e2rank_pyserini.commands.opening import document_template, loaded_encoder
     from e2rank_pyserini.commands.outputs import report
@@ -28,9 +27,8 @@ def index(arguments: Namespace) -> None:
     output = _checked(arguments)
     data = named_dataset(arguments)
     source = corpus_source(arguments, data)
-    for place in (output, arguments.shards):
-        if place is not None and not storage.is_remote(str(place)):
-            check_apart(storage.local(str(place)), source)
+    check_apart(arguments.output, source)
+    check_apart(arguments.shards, source)
     if output is not None:
         check_replaceable(output, overwrite=arguments.overwrite, shards=arguments.shards)
     if arguments.devices:

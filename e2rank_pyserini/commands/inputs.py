@@ -37,13 +37,15 @@ def check_not_read(arguments: Namespace, *others: str) -> None:
         if path.exists() and output.samefile(path):
             named = "INPUT" if option == "input" else f"--{option}"
             raise E2RankError(f"{output}: is what {named} reads; choose another name")
-    check_apart(output, arguments.corpus)
+    check_apart(arguments.output, arguments.corpus)
 
 
-def check_apart(output: Path, corpus: str | None) -> None:
-    """Refuse an output in a folder all of whose files are read as documents: it would be read as such."""
-    folder = corpora.folder_of(corpus) if corpus else None
-    if folder is not None and output.resolve().is_relative_to(folder.resolve()):
+def check_apart(output: str | None, corpus: str | None) -> None:
+    """Refuse an output of this machine in a folder all of whose files are read as documents: it would be read too."""
+    if output is None or corpus is None or storage.is_remote(output):
+        return
+    folder = corpora.folder_of(corpus)
+    if folder is not None and storage.local(output).resolve().is_relative_to(folder.resolve()):
         raise E2RankError(f"{output}: lies in {folder}, all files of which are read as documents; choose another place")
 
 

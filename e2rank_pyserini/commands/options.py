@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 
-from e2rank_pyserini.choices import DTYPES
+from e2rank_pyserini.choices import DTYPES, TESTS
 from e2rank_pyserini.numerals import positive
 
 
@@ -45,6 +45,12 @@ def judgments(parser: ArgumentParser) -> None:
         metavar="GRADE",
         help="least relevant grade for MAP, R and MRR (trec_eval -l; default: the data set's, else 1)",
     )
+
+
+def runs(parser: ArgumentParser) -> None:
+    parser.add_argument("baseline", metavar="BASELINE", help="the TREC run that the others are compared with")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
+    parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
 
 
 def model(parser: ArgumentParser, *, required: bool = False, prompt: bool = True) -> None:

@@ -19,20 +19,17 @@ from e2rank_pyserini.commands.inputs import (
 from e2rank_pyserini.commands.opening import check_index, loaded_encoder, opened_index, reads_task, tell_other_corpus
 from e2rank_pyserini.commands.outputs import Used, report, run_tag, tell_few, write_with_record
 from e2rank_pyserini.corpus import is_lucene
-from e2rank_pyserini.exclusions import most_excluded
+from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.exclusions import Exclusions, most_excluded
 from e2rank_pyserini.timing import timed
-from e2rank_pyserini.types import E2RankError
+from e2rank_pyserini.types import E2RankError, Topics
 
 
 def search(arguments: Namespace) -> None:
     """Topics -> dense run."""
     from e2rank_pyserini.retrieval import search as dense
 
-    provenance.check_replaceable(Path(arguments.output))
-    check_not_read(arguments)
-    data = named_dataset(arguments)
-    topics = topics_of(arguments, data)
-    excluded = exclusions_of(arguments, data)
+    data, topics, excluded = _asked(arguments)
     inputs = fingerprints(arguments, topics, excluded, index=arguments.index)
     with timed("load"):
         opened = opened_index(arguments)
@@ -54,11 +51,7 @@ def bm25(arguments: Namespace) -> None:
     """Topics -> BM25 run."""
     from e2rank_pyserini.pyserini.bm25 import first_stage
 
-    provenance.check_replaceable(Path(arguments.output))
-    check_not_read(arguments)
-    data = named_dataset(arguments)
-    topics = topics_of(arguments, data)
-    excluded = exclusions_of(arguments, data)
+    data, topics, excluded = _asked(arguments)
     source = corpus_source(arguments, data)
     inputs = fingerprints(arguments, topics, excluded, source=source)
     if arguments.corpus and arguments.index and is_lucene(source):
@@ -71,6 +64,14 @@ def bm25(arguments: Namespace) -> None:
     if lacking := len(topics) - len(run):
         print(f"e2rank bm25: {lacking} of {len(topics)} topics have no hits and are not in the run", file=sys.stderr)
     report(f"{len(topics)} topics -> {arguments.output}")
+
+
+def _asked(arguments: Namespace) -> tuple[Dataset | None, Topics, Exclusions]:
+    """What a first stage is asked for, once its output is known to replace nothing that it reads."""
+    provenance.check_replaceable(Path(arguments.output))
+    check_not_read(arguments)
+    data = named_dataset(arguments)
+    return data, topics_of(arguments, data), exclusions_of(arguments, data)
 
 
 def eval(arguments: Namespace) -> None:

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2rank_pyserini.choices import TESTS
 from e2rank_pyserini.commands import options
 from e2rank_pyserini.numerals import positive
 from e2rank_pyserini.types import E2RankError
@@ -121,12 +120,9 @@ def add_report_parser(subparsers: Any) -> None:
         "report", help="runs against a baseline as an HTML page with pictures and intervals"
     )
     parser.set_defaults(function=report)
-    parser.add_argument("baseline", metavar="BASELINE", help="the TREC run that the others are compared with")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="TREC run files")
-    for add in (options.dataset, options.topics, options.judgments):
+    for add in (options.runs, options.dataset, options.topics, options.judgments):
         add(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the directory to make: report.html and PNGs")
-    parser.add_argument("--test", choices=TESTS, default="t", help="paired t-test (default) or sign flips of the mean")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the bootstrap and the randomisation (default: 0)"
     )
