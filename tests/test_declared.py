@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -276,9 +277,12 @@ def test_a_gguf_file_is_parsed_once_and_without_a_bar_in_a_log(
             self.paths.append(str(path))
             super().__init__(path, *rest, **named)
 
+    tables = unittest.mock.Mock(wraps=gguf.get_tensor_name_map)
     monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", tables)
     E2RankEncoder.load(str(as_gguf / "gguf"), device="cpu", dtype="float32")
     assert Counted.paths == [str(as_gguf / "tiny.gguf")]
+    assert tables.call_count == 1  # not one a module
     assert gguf.GGUFReader is Counted
     assert capfd.readouterr().err == ""
 

@@ -12,6 +12,7 @@ _COMPOSING = ("qwen2", "qwen3")  # whose tokenizers compose characters (NFC), wh
 
 _CHANGED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("gguf", "GGUFReader", functools.lru_cache(maxsize=1)),
+    ("gguf", "get_tensor_name_map", functools.lru_cache(maxsize=1)),
     ("transformers.modeling_gguf_pytorch_utils", "tqdm", lambda bar: functools.partial(bar, disable=None)),
 )
 
@@ -36,7 +37,8 @@ def read_once() -> Iterator[None]:
     """Within it Transformers parses a GGUF file's fields once, and draws its bar where there is a terminal.
 
     It parses them for the configuration, for the tokenizer and for the weights, seconds each time for a vocabulary of
-    49,152 words. The caller sees to it that one thread at a time is within.
+    49,152 words, and makes the table of weights' names anew for each module. The caller sees to it that one thread at
+    a time is within.
     """
     with contextlib.ExitStack() as after:
         for name, attribute, changed in _CHANGED:
