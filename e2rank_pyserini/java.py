@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from e2rank_pyserini.storage import cache_folder
 from e2rank_pyserini.types import E2RankError, kind_and_line
 
 LEAST_JAVA = 21
@@ -60,7 +61,7 @@ def java_home() -> Path:
 
 def cache_home() -> Path:
     """Pyserini's cache, by its own rule, without importing it."""
-    return Path(os.environ.get("PYSERINI_CACHE") or Path.home() / ".cache" / "pyserini")
+    return cache_folder("PYSERINI_CACHE", "pyserini")
 
 
 @contextlib.contextmanager

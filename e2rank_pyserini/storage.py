@@ -28,6 +28,14 @@ def local(place: str) -> Path:
     return Path(place.removeprefix(_FILE))
 
 
+def cache_folder(variable: str, name: str) -> Path:
+    """The folder that the environment's `variable` names, or ~/.cache/`name`. E2RankError where there is no home."""
+    try:
+        return Path(os.environ.get(variable) or Path.home() / ".cache" / name)
+    except RuntimeError as error:  # containers whose user has no name
+        raise E2RankError(f"this user has no home directory: set HOME, or {variable} to a folder") from error
+
+
 def remote(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL and the path in it. E2RankError where its protocol is not installed."""
     import fsspec

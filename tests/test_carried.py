@@ -5,11 +5,12 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from e2rank_pyserini import carried, catalog
+from e2rank_pyserini import carried, catalog, java
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.types import E2RankError
 
@@ -55,6 +56,21 @@ def test_other_bytes_are_refused(cache: Path):
     with pytest.raises(E2RankError, match="does not have SHA-256"):
         carried.folder(catalog.dataset("semanlink"))
     assert [path.name for path in cache.iterdir()] == ["cherche-2.2.1.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "ask"),
+    [("E2RANK_CACHE", lambda: carried.folder(catalog.dataset("semanlink"))), ("PYSERINI_CACHE", java.cache_home)],
+)
+def test_a_user_without_a_home_is_told_what_to_set(
+    variable: str, ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+):
+    """As in containers that run under a number."""
+    for name in ("HOME", variable):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(E2RankError, match=f"no home directory: set HOME, or {variable} to a folder"):
+        ask()
 
 
 @pytest.fixture(scope="module")
