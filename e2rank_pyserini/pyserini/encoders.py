@@ -1,6 +1,6 @@
 """Our model behind Pyserini's two encoder interfaces. Importing this room imports Pyserini (and starts the JVM)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from e2rank_pyserini import java
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.pyserini.options import KEY, Asked, check_dimension, document_spec, query_spec
+from e2rank_pyserini.pyserini.options import Asked, check_dimension, document_spec, put_first, query_spec
 from e2rank_pyserini.types import E2RankError, Vectors
 
 java.start()
@@ -93,19 +93,7 @@ def _no_tokenizer(name: str | None) -> str | None:
     return None if name is None else f"--tokenizer {name}: the tokenizer comes with the model"
 
 
-def register(asked: Callable[[], Asked] | None = None) -> None:
-    """Put our classes first in Pyserini's two maps, in place: the first key that is a substring of a path wins.
-
-    `asked` says what the user typed, once a class is constructed. Doing it again replaces the former registration.
-    """
-    for classes, ours in (
-        (document_encoder_class_map, E2RankDocumentEncoder),
-        (query_encoder_class_map, E2RankQueryEncoder),
-    ):
-        others = {key: value for key, value in classes.items() if key != KEY}
-        classes.clear()
-        classes.update({KEY: _told(ours, asked) if asked else ours, **others})
-
-
-def _told(ours: Callable[..., Any], asked: Callable[[], Asked]) -> Callable[..., Any]:
-    return lambda *words, **named: ours(*words, asked=asked(), **named)
+def register() -> None:
+    """Put our classes first in Pyserini's two maps. Doing it again changes nothing."""
+    put_first(document_encoder_class_map, E2RankDocumentEncoder)
+    put_first(query_encoder_class_map, E2RankQueryEncoder)

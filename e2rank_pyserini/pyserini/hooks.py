@@ -5,6 +5,7 @@ it keeps the command line, for the options that Pyserini does not hand on (see o
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from e2rank_pyserini import java
-from e2rank_pyserini.pyserini.options import KEY, Asked, asked, in_full, is_ours
+from e2rank_pyserini.pyserini.options import KEY, Asked, asked, in_full, is_ours, put_first
 
 TESTED = ((1, 6), (2, 4))  # from the first up to, not including, the second
 _QUERY_ENCODERS = (
@@ -75,18 +76,26 @@ class _AfterImport:
 
 def _tell_encode(package: ModuleType, module: str, options: Callable[[], Asked]) -> None:
     """Our classes first in both maps; for encode.query, which ignores the maps, in the place of the others."""
-    from e2rank_pyserini.pyserini.encoders import E2RankQueryEncoder, register
 
-    register(options if module else None)
+    def late(name: str) -> Callable[..., Any]:  # our classes stand on this package: they may be what imports it
+        def make(*words: Any, **named: Any) -> Any:
+            encoders = importlib.import_module("e2rank_pyserini.pyserini.encoders")
+            return getattr(encoders, name)(*words, **named, **({"asked": options()} if module else {}))
+
+        return make
+
+    queries = late("E2RankQueryEncoder")
+    put_first(package.document_encoder_class_map, late("E2RankDocumentEncoder"))
+    put_first(package.query_encoder_class_map, queries)
     if module == "encode.query":
         for name in _QUERY_ENCODERS:
-            setattr(package, name, _ours_or(getattr(package, name), E2RankQueryEncoder, options))
+            setattr(package, name, _ours_or(getattr(package, name), queries))
 
 
-def _ours_or(theirs: Any, ours: Any, options: Callable[[], Asked]) -> Callable[..., Any]:
+def _ours_or(theirs: Any, ours: Callable[..., Any]) -> Callable[..., Any]:
     def make(encoder: str, *words: Any, **named: Any) -> Any:
         if is_ours(encoder):
-            return ours(encoder, device=named.get("device", "cpu"), asked=options())
+            return ours(encoder, device=named.get("device", "cpu"))
         return theirs(encoder, *words, **named)
 
     return make

@@ -6,7 +6,8 @@ a word, never ignored. A leaf: it imports nothing of Pyserini's.
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 from e2rank_pyserini.catalog import ModelSpec, model
 from e2rank_pyserini.types import E2RankError
@@ -32,6 +33,13 @@ class Asked:
     bfloat16: bool = False
     dimension: int | None = None
     refused: str | None = None
+
+
+def put_first(classes: dict[str, Any], ours: Callable[..., Any]) -> None:
+    """Ours first in one of Pyserini's maps, in place (the first key that is a substring of a path wins), and once."""
+    others = {key: value for key, value in classes.items() if key != KEY}
+    classes.clear()
+    classes.update({KEY: ours, **others})
 
 
 def in_full(words: Sequence[str], options: Collection[str]) -> list[str]:

@@ -251,6 +251,19 @@ except E2RankError as error:
 """
 
 
+@pytest.mark.parametrize("first", ["encoders", "feedback"])
+def test_our_classes_may_be_what_imports_pyserini_first(first: str, model_path: Path):
+    """Pyserini's package is told of them while they are importing it."""
+    code = (
+        "import sys; from e2rank_pyserini.pyserini import hooks; hooks.attach()\n"
+        f"import e2rank_pyserini.pyserini.{first}\n"
+        "from pyserini.encode import document_encoder_class_map as one, query_encoder_class_map as other\n"
+        "print([type(next(iter(made.values()))(sys.argv[1])).__name__ for made in (one, other)])"
+    )
+    done = program(sys.executable, "-c", code, str(model_path))
+    assert done.stdout.splitlines()[-1] == "['E2RankDocumentEncoder', 'E2RankQueryEncoder']"
+
+
 def test_as_a_library(beir: Path, model_path: Path, tiny_index: Path, tmp_path: Path):
     """By name, as a feedback rule, and on the hits of both searchers, against the plain functions."""
     from e2rank_pyserini.prompts import RERANK_TASK, document_text
