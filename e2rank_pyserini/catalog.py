@@ -109,13 +109,24 @@ def dataset_of_mteb_task(task: str, subset: str) -> DatasetSpec | None:
     return next((dataset(name) for name in _datasets() if wanted & set(_datasets()[name].get("mteb", ()))), None)
 
 
-def model(name: str, like: str | None = None) -> ModelSpec:
+def model(name: str, like: str | None = None, *, kept: Mapping[str, Any] | None = None) -> ModelSpec:
     """The record of a named model, of a local directory, or of a hub name.
 
     A directory may carry its own `e2rank.yaml`. Otherwise `like` (a named model) says how the vectors are made, and
     without it the `model_type` of the model's config.json decides (models.yaml, families); a model whose own files
-    say otherwise is refused.
+    say otherwise is refused. Of a hub repository the newest commit is read, but that of `kept`, the record of a model
+    that was used before, where this is of the same repository and asks for no other.
     """
+    kept = kept or {}
+    at = kept.get("revision") if kept.get("source") == name else None
+    found = _model(name, like, at)
+    if found.revision is None and found.source == kept.get("source"):
+        found = dataclasses.replace(found, revision=kept.get("revision"))
+    return found
+
+
+def _model(name: str, like: str | None, commit: str | None) -> ModelSpec:
+    """As `model`; `commit` is that of a hub repository of this name that is read."""
     records: dict[str, Any] = _models()["models"]
     by_source = {record["source"]: key for key, record in reversed(records.items())}  # the first one, untrained, wins
     if like is not None and like not in records:
@@ -130,20 +141,29 @@ def model(name: str, like: str | None = None) -> ModelSpec:
             f"model {name!r}: expected a named model, a directory or a hub name (owner/name)"
             f"{near_miss(name, records)} (named: {', '.join(records)})"
         )
-    own = None if like else file_of(name, OWN_FILE)
+    own = None if like else file_of(name, OWN_FILE, commit)
     if own is not None:
         fields = {"name": name, "source": name, **yaml_file(own)}
         beside = Path(name) / str(fields["source"])
         if beside.exists() and not Path(str(fields["source"])).exists():  # the base came along
             fields["source"] = str(beside)
         if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
-            fields["adapter"] = str(adapter_folder(name, str(fields["adapter"])))
+            fields["adapter"] = str(adapter_folder(name, str(fields["adapter"]), _commit_of(name, own)))
+        if fields["source"] == name:
+            fields.setdefault("revision", _commit_of(name, own))
         return record(ModelSpec, fields, str(own))
-    config = _config(name)
+    commit = _commit_of(name, file_of(name, "config.json", commit))
+    config = _config(name, commit)
     key = like or _by_type(config.get("model_type"), name)
-    found = record(ModelSpec, {**records[key], "name": name, "source": name}, f"model {name}")
-    check_declared(name, config, found.pooling, found.query)
+    fields = {**records[key], "name": name, "source": name, "revision": commit}
+    found = record(ModelSpec, fields, f"model {name}")
+    check_declared(name, config, found.pooling, found.query, commit)
     return found
+
+
+def _commit_of(name: str, file: Path | None) -> str | None:
+    """The commit that a file of a hub repository is of, by its folder in the hub's cache."""
+    return None if file is None or Path(name).is_dir() else file.parent.name
 
 
 def model_of_sidecar(kept: Mapping[str, Any], where: str) -> ModelSpec:
@@ -158,8 +178,8 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _config(name: str) -> dict[str, Any]:
-    config = json_of(name, "config.json")
+def _config(name: str, commit: str | None) -> dict[str, Any]:
+    config = json_of(name, "config.json", commit)
     if config is None:
         there = "its directory" if Path(name).is_dir() else "no directory of this name, and the hub's cache"
         raise E2RankError(f"model {name}: {there} has no config.json")

@@ -13,6 +13,7 @@ from e2rank_pyserini.catalog import ModelSpec, model, model_of_sidecar
 from e2rank_pyserini.inference.devices import choose_device, choose_dtype
 from e2rank_pyserini.inference.forward import Forward, Part
 from e2rank_pyserini.inference.loading import load
+from e2rank_pyserini.inference.places import pinned
 from e2rank_pyserini.inference.tally import Tally
 from e2rank_pyserini.inference.tokens import Ids, TextTokenizer, tokens_of
 from e2rank_pyserini.prompts import RETRIEVAL_TASK, user_turn
@@ -69,7 +70,7 @@ class E2RankEncoder:
         (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included where there is any.
         Raises E2RankError when the model cannot be found or read.
         """
-        spec = name if isinstance(name, ModelSpec) else model(str(name), like)
+        spec = pinned(name if isinstance(name, ModelSpec) else model(str(name), like))
         device = choose_device(device)
         with timed("load"):
             network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))

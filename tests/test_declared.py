@@ -1,7 +1,6 @@
 """What a model's own files say of its vectors, and files of models on the hub."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from e2rank_pyserini.types import E2RankError
 
 QUERY = "Instruct: {task}\nQuery:{query}"
 QWEN3 = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-COMMIT = "0123456789012345678901234567890123456789"
 
 
 def folder(place: Path, **files: Any) -> str:
@@ -123,60 +121,9 @@ def test_a_damaged_file_is_one_line(tmp_path: Path):
         catalog.model(place)
 
 
-def in_cache(home: Path, name: str, files: Path) -> Path:
-    """A hub's cache with these files as the repository's only commit; its folder."""
-    repository = home / "hub" / f"models--{name.replace('/', '--')}"
-    shutil.copytree(files, repository / "snapshots" / COMMIT)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    return repository / "snapshots" / COMMIT
-
-
-def offline(home: Path, code: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    environment.pop("HF_HUB_CACHE", None)
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_hub_name_is_read_from_the_hubs_cache(tiny_model: Path, tmp_path: Path):
-    """The real loading code, offline: a cache laid out as the hub's client lays it, e2rank.yaml and all."""
-    in_cache(tmp_path, "someone/tiny", tiny_model)
-    code = (
-        "import sys; from e2rank_pyserini import E2RankEncoder\n"
-        "encoder = E2RankEncoder.load('someone/tiny', device='cpu')\n"
-        "print(encoder.identity, *encoder.encode_documents(['wing flow'])[0].tolist())"
-    )
-    identity, *vector = offline(tmp_path, code).stdout.split()
-    assert identity == COMMIT
-    expected = E2RankEncoder.load(str(tiny_model), device="cpu").encode_documents(["wing flow"])[0]
-    np.testing.assert_allclose([float(x) for x in vector], expected, atol=1e-6)
-
-
-def test_an_adapter_of_a_hub_repository_is_fetched(tiny_model: Path, tmp_path: Path):
-    """What is here of it comes from the cache; where there is none of it, that is said in a line."""
-    (tmp_path / "files" / "lora").mkdir(parents=True)
-    shutil.copy(tiny_model / "e2rank.yaml", tmp_path / "files")
-    with (tmp_path / "files" / "e2rank.yaml").open("a") as record:
-        record.write(f"source: {tiny_model}\nadapter: lora\n")
-    (tmp_path / "files" / "lora" / "adapter_config.json").write_text("{}")
-    place = in_cache(tmp_path, "someone/lora", tmp_path / "files")
-    done = offline(tmp_path, "from e2rank_pyserini.catalog import model; print(model('someone/lora').adapter)")
-    assert done.stdout.strip() == str(place / "lora"), done.stderr
-    done = offline(tmp_path, "from e2rank_pyserini.declared import adapter_folder as get; get('nobody/lora', '.')")
-    assert "E2RankError: model nobody/lora: the hub did not give its adapter: " in done.stderr
-
-
 def test_an_adapter_of_a_directory_is_inside_it(tmp_path: Path):
     assert adapter_folder(str(tmp_path), ".") == tmp_path
     assert file_of(str(tmp_path), "config.json") is None
-
-
-def test_damaged_weights_of_the_hub_are_not_called_absent(tiny_model: Path, tmp_path: Path):
-    place = in_cache(tmp_path, "someone/tiny", tiny_model)
-    weights = place / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    code = "from e2rank_pyserini import E2RankEncoder; E2RankEncoder.load('someone/tiny', device='cpu')"
-    assert "someone/tiny is not a readable model: " in offline(tmp_path, code).stderr
 
 
 GGUF_NAMES = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import e2rank_pyserini
 from e2rank_pyserini.catalog import model
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inference.loading import adapter_of
+from e2rank_pyserini.inference.places import adapter_of
 from e2rank_pyserini.training.recipe import recipe
 from e2rank_pyserini.types import E2RankError, ListwisePrompt
 

@@ -34,6 +34,7 @@ LAYERS = [
         "corpus",
         "exclusions",
         "inference.tokens",
+        "inference.places",
         "inference.packed",
         "index",
         "evaluation",

@@ -22,7 +22,7 @@ def index(arguments: Namespace) -> None:
     from e2rank_pyserini.commands.opening import document_template, loaded_encoder
     from e2rank_pyserini.commands.outputs import report
     from e2rank_pyserini.indexing import build_index, check_replaceable
-    from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS
+    from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS, begun_with
 
     output = _checked(arguments)
     data = named_dataset(arguments)
@@ -33,7 +33,7 @@ def index(arguments: Namespace) -> None:
         check_replaceable(output, overwrite=arguments.overwrite, shards=arguments.shards)
     if arguments.devices:
         arguments.device = arguments.devices[0]
-    encoder = loaded_encoder(arguments, None)
+    encoder = loaded_encoder(arguments, None, begun_with=begun_with(arguments.shards or f"{output}.shards"))
     sidecar = build_index(
         corpora.Corpus(source),
         encoder,

@@ -3,7 +3,8 @@
 import dataclasses
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from e2rank_pyserini import catalog
 from e2rank_pyserini import corpus as corpora
@@ -29,15 +30,22 @@ def opened_index(arguments: Namespace) -> "DenseIndex":
     return opened
 
 
-def loaded_encoder(arguments: Namespace, opened: "DenseIndex | None", data: Dataset | None = None) -> "E2RankEncoder":
+def loaded_encoder(
+    arguments: Namespace,
+    opened: "DenseIndex | None",
+    data: Dataset | None = None,
+    begun_with: Mapping[str, Any] | None = None,
+) -> "E2RankEncoder":
     """The model that was asked for, else the one the index was built with.
 
-    Queries get the length that was asked for, else that of `data` as far as the model's prompt goes, else the model's.
+    Of a hub's it is the commit that the index was built with, or `begun_with`, the record of unfinished work. Queries
+    get the length that was asked for, else that of `data` as far as the model's prompt goes, else the model's.
     """
     from e2rank_pyserini.encoder import E2RankEncoder
 
     if arguments.encoder:
-        spec = catalog.model(arguments.encoder, arguments.like)
+        used = begun_with if opened is None else opened.built_with
+        spec = catalog.model(arguments.encoder, arguments.like, kept=used)
     elif arguments.like and arguments.command != "data":  # which has it for scorers
         raise E2RankError("--like goes with --encoder: the index says what its model is")
     elif opened is not None and opened.built_with is not None:

