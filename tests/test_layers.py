@@ -1,6 +1,7 @@
 """The house: imports go downwards only, importing costs nothing, help is quick."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -130,6 +131,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
