@@ -26,6 +26,7 @@ from e2rank_pyserini import (
     search,
     write_run,
 )
+from e2rank_pyserini.pyserini.feedback import E2RankPrf, Scored, rerank_hits
 
 Hits = dict[str, list[Hit]]
 
@@ -50,6 +51,10 @@ def a_program(place: Path) -> None:
     vectors = assert_type(encoder.encode_queries(["a query"]), NDArray[np.float32])
     assert_type(index.search(vectors, 10), list[list[Hit]])
     encoder.encode_prompts([ListwisePrompt("a query", ("a text",), "a task")])
+    scored: Scored = run["q"][0]
+    assert_type(scored.score, float)
+    assert_type(rerank_hits("a query", run["q"], index, encoder, texts), list[Hit])
+    assert_type(E2RankPrf(encoder, texts).get_prf_q_emb("a query", run["q"]), NDArray[np.float32])
 
 
 def what_is_wrong(encoder: E2RankEncoder, index: DenseIndex, run: Hits) -> None:
