@@ -117,22 +117,27 @@ class E2RankEncoder:
     def encode_queries(self, texts: Sequence[str], task: str | None = None) -> Vectors:
         """n queries under one retrieval task (default: the paper's web search task) -> (n, dim).
 
-        A model whose query template says no task reads none. Raises E2RankError as `encode_documents` does.
+        A model whose query template says no task reads none. Raises E2RankError as `encode_documents` does, and for a
+        task that is no text.
         """
         asked = RETRIEVAL_TASK if task is None else task
+        _check_text(asked, "task")
         return self._encoded(lambda some: _whole(self.tokens.queries(some, asked)), _texts(texts))
 
     def encode_prompts(self, prompts: Sequence[ListwisePrompt]) -> Vectors:
         """n listwise prompts -> (n, dim): the enhanced queries.
 
-        Raises E2RankError as `encode_documents` does, and for a prompt that does not fit with all documents cut away.
+        Raises E2RankError as `encode_documents` does, for a task or noun that is no text, and for a prompt that does
+        not fit with all documents cut away.
         """
         if isinstance(prompts, ListwisePrompt):
             raise E2RankError("expected a list of prompts, got a single one")
         prompts = list(prompts)
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts, start=1):
             _texts([prompt.query])
             _texts(prompt.documents)
+            _check_text(prompt.task, f"task of prompt {number} of {len(prompts)}")
+            _check_text(prompt.noun, f"noun of prompt {number} of {len(prompts)}")
         cut = None
         if self.forward.packing:  # else those of like length are to be together in a batch
             most = self.spec.lengths.document
@@ -218,9 +223,13 @@ def _texts(texts: Sequence[str]) -> list[str]:
         raise E2RankError("expected a list of texts, got a single one")
     found = list(texts)
     for number, text in enumerate(found, start=1):
-        if not is_text(text):
-            raise E2RankError(f"text {number} of {len(found)}: expected text, got {shown(text)}")
+        _check_text(text, f"text {number} of {len(found)}")
     return found
+
+
+def _check_text(text: object, what: str) -> None:
+    if not is_text(text):
+        raise E2RankError(f"{what}: expected text, got {shown(text)}")
 
 
 def _whole(rows: list[Ids]) -> Part:

@@ -1,7 +1,7 @@
 """Runs against qrels: trec_eval's values, by ir-measures, over all judged topics."""
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +16,9 @@ def evaluate(run: Run, qrels: Qrels, *, relevance: int = 1, measures: Iterable[s
     """The mean of each measure, in [0, 1], over every judged topic; one without hits counts 0 (trec_eval -c).
 
     `relevance` is the least grade that counts as relevant for the binary measures (trec_eval -l). Raises E2RankError
-    when the run and the qrels share no topic, for an unknown measure, and for what no TREC file could hold: ids that
-    are no text, a document twice, a score that is not finite, a grade that is no integer.
+    when the run and the qrels share no topic, for an unknown measure, for a mapping in place of a query's list of hits,
+    and for what no TREC file could hold: ids that are no text, a document twice, a score that is not finite, a grade
+    that is no integer.
     """
     scores = per_topic(run, qrels, relevance=relevance, measures=measures)
     return {measure: sum(values.values()) / len(qrels) for measure, values in scores.items()}
@@ -32,6 +33,10 @@ def per_topic(
         from ir_measures import AP, MRR, Judged, R, nDCG
     except ImportError as error:
         raise E2RankError("evaluation needs ir-measures; pip install 'e2rank-pyserini[eval]'") from error
+    try:
+        relevance = operator.index(relevance)
+    except TypeError as error:
+        raise E2RankError(f"relevance: expected an integer grade, got {shown(relevance)}") from error
     if relevance < 1:
         raise E2RankError(f"relevance {relevance}: expected a grade of at least 1")
     measures = list(measures)
@@ -62,8 +67,8 @@ def per_topic(
 
 def ranked(hits: Sequence[Hit]) -> list[str]:
     """The docids in trec_eval's order: by score in float32, then docid, both descending."""
-    scores = np.array([hit.score for hit in hits], np.float32).tolist()
-    return [docid for _, docid in sorted(zip(scores, (hit.docid for hit in hits), strict=True), reverse=True)]
+    scores = np.array([score for _, score in hits], np.float32).tolist()
+    return [docid for _, docid in sorted(zip(scores, (docid for docid, _ in hits), strict=True), reverse=True)]
 
 
 def _first(run: Run, found: Found, depth: int) -> Found:
@@ -88,6 +93,8 @@ def _judged(qrels: Qrels) -> Qrels:
 
 
 def _scores(qid: str, hits: Sequence[Hit]) -> dict[str, float]:
+    if isinstance(hits, Mapping):  # pytrec_eval's form
+        raise E2RankError(f"query {qid}: expected a list of hits (docid, score), best first, got a mapping")
     scores = {hit[0]: score_of(hit, f"query {qid}: document {hit[0]}") for hit in hits}
     if len(scores) < len(hits):
         raise E2RankError(f"query {qid}: a document appears twice")

@@ -49,9 +49,11 @@ def build_index(
     process), into `directory`.shards, which is removed at the end, or into the folder or fsspec URL `shards`, which is
     kept; without a `directory` there is nothing else. Shards that are there already are not encoded again: a build that
     was killed goes on, and gives the bytes that it would have given. Raises E2RankError for an existing directory
-    (unless `overwrite`), `shards` in it, a corpus error, a factory string that FAISS refuses, or shards of another
-    model or corpus.
+    (unless `overwrite`), `shards` in it, a corpus that is empty or has an error, a factory string that FAISS refuses,
+    `shard_documents` below 1, or shards of another model or corpus.
     """
+    if shard_documents < 1:
+        raise E2RankError(f"shard_documents: expected at least 1, got {shard_documents}")
     directory = None if directory is None else Path(directory)
     shards = None if shards is None else str(shards)
     if directory is not None:

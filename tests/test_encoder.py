@@ -84,6 +84,18 @@ def test_what_is_no_text_is_named_by_its_place(encoder: E2RankEncoder, text: Any
         encoder.encode_prompts([ListwisePrompt("wing", ("flow", text), RERANK_TASK)])
 
 
+@pytest.mark.parametrize("odd", [None, float("nan"), 3, ["a task"], "wing \ud800"])
+def test_a_task_or_noun_that_is_no_text_is_named(encoder: E2RankEncoder, odd: Any):
+    """None would be read as the word."""
+    good = ListwisePrompt("wing", ("flow",), RERANK_TASK)
+    for what in ("task", "noun"):
+        with pytest.raises(E2RankError, match=rf"^{what} of prompt 2 of 2: expected text, got "):
+            encoder.encode_prompts([good, good._replace(**{what: odd})])
+    if odd is not None:  # the model's own task
+        with pytest.raises(E2RankError, match=r"^task: expected text, got "):
+            encoder.encode_queries(["wing"], odd)
+
+
 def test_a_prompt_of_one_document_is_no_prompt_of_its_letters(encoder: E2RankEncoder):
     with pytest.raises(E2RankError, match="expected a list of texts, got a single one"):
         encoder.encode_prompts([ListwisePrompt("wing", ("first hit"), RERANK_TASK)])  # a comma is missing

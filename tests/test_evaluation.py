@@ -55,6 +55,16 @@ def test_numpys_numbers_are_numbers():
     run = {"q": [Hit("a", np.float32(0.9)), Hit("b", np.float16(0.5))]}
     assert evaluate(run, {"q": {"b": np.int64(1)}}) == evaluate({"q": [Hit("a", 0.9), Hit("b", 0.5)]}, {"q": {"b": 1}})
     assert evaluate(run, {"q": {"a": 1}}, measures=(name for name in ("MAP", "R@100"))) == {"MAP": 1, "R@100": 1}
+    for grade in (1, 2):
+        assert evaluate(run, {"q": {"a": 1, "b": 2}}, relevance=np.int64(grade)) == evaluate(
+            run, {"q": {"a": 1, "b": 2}}, relevance=grade
+        )
+
+
+def test_plain_pairs_are_hits():
+    run, qrels = run_of(**{"1": "cab", "2": "yx"}), {"1": {"a": 2, "b": 1}, "2": {"x": 1}}
+    pairs: Any = {qid: [tuple(hit) for hit in hits] for qid, hits in run.items()}
+    assert evaluate(pairs, qrels) == evaluate(run, qrels)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,13 @@ def test_numpys_numbers_are_numbers():
             r"expected ids of queries and documents as text without NUL, got 'a.x00c'",
         ),
         ([Hit("a", 1.0)], {"a": 1}, {"relevance": 0}, "relevance 0: expected a grade of at least 1"),
+        ([Hit("a", 1.0)], {"a": 1}, {"relevance": "2"}, "^relevance: expected an integer grade, got '2'$"),
+        ([Hit("a", 1.0)], {"a": 1}, {"relevance": 2.5}, r"^relevance: expected an integer grade, got 2\.5$"),
+        ([Hit("a", 1.0)], {"a": 1}, {"relevance": None}, "^relevance: expected an integer grade, got None$"),
+        *(
+            (run, {"a": 1}, {}, r"^query q: expected a list of hits \(docid, score\), best first, got a mapping$")
+            for run in ({"d1": 1.0}, {"12": 0.5, "doc": 1.0})  # ids of two letters look like pairs
+        ),
     ],
 )
 def test_what_no_file_could_hold_is_refused(run: Any, qrels: Any, more: dict[str, int], told: str):

@@ -293,6 +293,44 @@ def test_docids_that_no_index_may_have_are_refused(
     assert not (tmp_path / "i").exists()
 
 
+@pytest.mark.parametrize(
+    ("title", "text", "told"),
+    [
+        ("a title", None, "expected a text, got None"),
+        ("", float("nan"), "expected a text, got nan"),
+        ("", 7, "expected a text, got 7"),
+        ("", "wing \ud800", r"expected a text, got 'wing \\ud800'"),
+        (float("nan"), "wing", "expected a title as text, got nan"),
+        (0, "wing", "expected a title as text, got 0"),
+        ("\ud800", "wing", r"expected a title as text, got '\\ud800'"),
+    ],
+)
+def test_a_document_that_holds_no_text_is_named(
+    tmp_path: Path, encoder: E2RankEncoder, title: Any, text: Any, told: str
+):
+    """As a table of pandas has them, and unchecked JSON."""
+    with pytest.raises(E2RankError, match=f"^the corpus: document b: {told}$"):
+        build_index([Document("a", "", "jet"), Document("b", title, text)], encoder, tmp_path / "i")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_title_may_be_none(tmp_path: Path, encoder: E2RankEncoder):
+    bare: Any = None
+    build_index([Document("a", bare, "jet"), Document("b", "", "jet")], encoder, tmp_path / "i")
+    vectors, _ = DenseIndex(tmp_path / "i").vectors(["a", "b"])
+    np.testing.assert_allclose(vectors, encoder.encode_documents(["jet", "jet"]), atol=1e-6)
+
+
+def test_no_documents_and_shards_of_none_are_one_line(tmp_path: Path, encoder: E2RankEncoder):
+    for corpus in ([], iter(())):
+        with pytest.raises(E2RankError, match=r"^the corpus is empty$"):
+            build_index(corpus, encoder, tmp_path / "i")
+    for size in (0, -1):
+        with pytest.raises(E2RankError, match=rf"^shard_documents: expected at least 1, got {size}$"):
+            build_index([Document("a", "", "jet")], encoder, tmp_path / "i", shard_documents=size)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEncoder):
     build_index([Document("1", "", "wing")], encoder, tmp_path / "i")
     with pytest.raises(E2RankError, match="exists already"):

@@ -1,6 +1,7 @@
 """The house: imports go downwards only, importing costs nothing, help is quick."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -131,6 +132,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -210,3 +212,24 @@ def test_every_public_name_is_there():
         assert value.__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = e2rank_pyserini.nothing
+
+
+def test_type_checkers_find_every_public_name_at_its_home():
+    import e2rank_pyserini
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    assert isinstance(checked.test, ast.Name)
+    assert checked.test.id == "TYPE_CHECKING"
+    homes = {
+        alias.asname: (alias.name, node.module)  # `as` its own name: mypy --strict takes it as given on
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == {name: (name, f"e2rank_pyserini.{home}") for name, home in e2rank_pyserini._HOMES.items()}
+
+
+def test_notebooks_complete_the_public_names_before_any_is_loaded():
+    listed = "import e2rank_pyserini as e, sys; assert {*e.__all__, '__version__'} <= set(dir(e))"
+    assert not {"torch", "numpy"} & loaded_by(listed)

@@ -2,16 +2,20 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import documents, lucene_document, lucene_searcher, parse_document
+from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.pyserini.bm25 import CORPUS, build_lucene
 from e2rank_pyserini.serving.texts import opened_texts
-from e2rank_pyserini.types import Document, E2RankError
+from e2rank_pyserini.types import Document, E2RankError, Hit
 
 
 @pytest.fixture
@@ -123,3 +127,38 @@ def test_another_language_is_analysed_as_pyserini_does(tmp_path: Path, capfd: py
     assert "was built from another corpus or language" in capfd.readouterr().err
     assert main([*words, "--index", str(tmp_path / "en"), "--output", str(tmp_path / "en.trec")]) == 1  # no hit at all
     assert theirs.num_docs == lucene_searcher(str(tmp_path / "en")).num_docs
+
+
+def test_threads_read_the_texts_of_one_searcher(lucene: Path, beir: Path):
+    """pyjnius confuses the documents of two threads: what they read is read by one at a time."""
+    from e2rank_pyserini.pyserini.feedback import _text
+
+    expected = {document.docid: document_text(document.title, document.text) for document in documents(str(beir))}
+    searcher = lucene_searcher(str(lucene))
+    asked = [Hit(docid, 0.0) for docid in expected] * (2000 // len(expected))
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda hit: _text(searcher, hit), asked)) == [expected[hit.docid] for hit in asked]
+
+
+def test_texts_by_docid_are_any_that_tell_what_they_hold():
+    """pandas says a Series is no Mapping, and gives its values as attributes too."""
+    pandas = pytest.importorskip("pandas")
+    from e2rank_pyserini.pyserini.feedback import _text
+
+    for texts in ({"doc": "wing"}, MappingProxyType({"doc": "wing"}), pandas.Series({"doc": "wing"})):
+        assert _text(texts, Hit("doc", 0.0)) == "wing"
+        with pytest.raises(E2RankError, match="document b: among the hits but not among the texts"):
+            _text(texts, Hit("b", 0.0))
+
+
+@pytest.mark.parametrize("texts", [["wing"], ("wing",), "wing", {"wing"}, 3, len, lambda docid: "wing"])
+def test_texts_that_are_none_are_one_line(texts: Any):
+    from e2rank_pyserini.pyserini.feedback import E2RankPrf, rerank_hits
+
+    encoder = SimpleNamespace(encode_prompts=len, dim=2)
+    index = SimpleNamespace(stored=lambda docids: np.ones(len(docids), bool))
+    told = f"^texts: expected a mapping docid -> text or a LuceneSearcher, got {type(texts).__name__}$"
+    with pytest.raises(E2RankError, match=told):
+        E2RankPrf(encoder, texts)
+    with pytest.raises(E2RankError, match=told):
+        rerank_hits("flow", [Hit("a", 1.0)], index, encoder, texts)

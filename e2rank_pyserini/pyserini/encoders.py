@@ -24,7 +24,9 @@ class E2RankDocumentEncoder(DocumentEncoder):  # type: ignore[misc]
     """What `pyserini.encode` constructs as `cls(model_name=, device=)`.
 
     `asked` holds what the user typed and Pyserini does not hand on; other keywords that Pyserini passes for other
-    classes (it matches substrings of the path) say nothing that the user chose and are not read.
+    classes (it matches substrings of the path) say nothing that the user chose and are not read. `prefix` is one of
+    them: to put one before every text, a script of your own gives `asked=Asked(prefix="passage: ")`, the Asked of
+    e2rank_pyserini.pyserini.options.
     """
 
     def __init__(self, model_name: str, device: str = "cpu", asked: Asked | None = None, **_: Any) -> None:

@@ -1,5 +1,6 @@
 """The listwise prompt for users of Pyserini's searchers: as a pseudo-relevance-feedback rule, and on hit objects."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,20 +14,26 @@ from e2rank_pyserini.types import E2RankError, Encoder, Hit, ListwisePrompt, Vec
 java.start()
 from pyserini.search.faiss._prf import DenseVectorPrf  # noqa: E402
 
+_JAVA = threading.Lock()  # two threads at once in a document of Lucene's, and pyjnius calls one's method on the other's
+
 
 class Scored(Protocol):
-    """A hit of LuceneSearcher or FaissSearcher."""
+    """A hit of LuceneSearcher or FaissSearcher, or our own `Hit`."""
 
-    docid: str
-    score: float
+    @property
+    def docid(self) -> str: ...
+
+    @property
+    def score(self) -> float: ...
 
 
 class E2RankPrf(DenseVectorPrf):  # type: ignore[misc]
     """The model as a PRF rule, with the interface of Pyserini's `DenseVectorAncePrf`: it reads queries and texts.
 
-    `texts` gives a document's text by docid, or is a LuceneSearcher on an index with raw texts. The vector that comes
-    back is the enhanced query, for another search of the same FaissSearcher. All candidates that come are read: give
-    no more than the model's window. `encoder`: an E2RankEncoder, or a searcher's `query_encoder` that holds one.
+    `texts` gives a document's text by docid, as a dict or a Series of pandas does, or is a LuceneSearcher on an index
+    with raw texts, which is asked by one thread at a time. The vector that comes back is the enhanced query, for
+    another search of the same FaissSearcher. All candidates that come are read: give no more than the model's window.
+    `encoder`: an E2RankEncoder, or a searcher's `query_encoder` that holds one.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class E2RankPrf(DenseVectorPrf):  # type: ignore[misc]
         noun: str = "Documents",
     ) -> None:
         super().__init__()
+        _by_docid(texts)  # refused here, not at the first query
         self.encoder, self.texts, self.task, self.noun = _model(encoder), texts, task, noun
 
     def get_prf_q_emb(self, query: str, prf_candidates: Sequence[Scored]) -> Vectors:
@@ -93,19 +101,30 @@ def _model(encoder: Any) -> Encoder:
     return found
 
 
-def _text(texts: Mapping[str, str] | Any, hit: Scored) -> str:
-    """A hit's text: from the mapping, from the searcher's stored document, or from the hit's own."""
-    if isinstance(texts, Mapping):
+def _by_docid(texts: Any) -> bool:
+    """Whether `texts` gives texts by docid; else it is a searcher or None. E2RankError for what is none of these."""
+    if texts is None or (not isinstance(texts, Mapping) and callable(getattr(texts, "doc", None))):
+        return False
+    if isinstance(texts, Sequence) or not (hasattr(texts, "__getitem__") and hasattr(texts, "__contains__")):
+        raise E2RankError(f"texts: expected a mapping docid -> text or a LuceneSearcher, got {type(texts).__name__}")
+    return True
+
+
+def _text(texts: Any, hit: Scored) -> str:
+    """A hit's text: by its docid, from the searcher's stored document, or from the hit's own."""
+    if _by_docid(texts):
         if hit.docid not in texts:
             raise E2RankError(f"document {hit.docid}: among the hits but not among the texts")
-        return texts[hit.docid]
-    stored = texts.doc(hit.docid) if texts is not None else None
-    if stored is not None:
-        document = lucene_document(stored, "the index of the hits")
-    elif (raw := _own_raw(hit)) is not None:
-        document = parse_document(raw, f"document {hit.docid}", hit.docid)
-    else:
-        raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
+        text: str = texts[hit.docid]
+        return text
+    with _JAVA:
+        stored = texts.doc(hit.docid) if texts is not None else None
+        if stored is not None:
+            document = lucene_document(stored, "the index of the hits")
+        elif (raw := _own_raw(hit)) is not None:
+            document = parse_document(raw, f"document {hit.docid}", hit.docid)
+        else:
+            raise E2RankError(f"document {hit.docid}: neither the hit nor the index holds its text (-storeRaw)")
     return document_text(document.title, document.text)
 
 

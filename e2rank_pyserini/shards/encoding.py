@@ -15,7 +15,7 @@ from e2rank_pyserini.inference.tokens import Ids
 from e2rank_pyserini.prompts import document_text
 from e2rank_pyserini.shards.folder import Shard, Shards, Task
 from e2rank_pyserini.trec import check_word
-from e2rank_pyserini.types import Document, E2RankError, Vectors
+from e2rank_pyserini.types import Document, E2RankError, Vectors, is_text, shown
 
 Advance = Callable[[int, int], None]  # told (documents, tokens)
 Engine = Callable[[Iterable[Document], Shards, Advance], Iterator[tuple[Shard, bool]]]
@@ -46,7 +46,10 @@ def encode(corpus: Iterable[Document], shards: Shards, engine: Engine) -> list[S
 
 
 def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard]:
-    """The corpus cut into shards: the record of each that is finished, the task of each that is not."""
+    """The corpus cut into shards: the record of each that is finished, the task of each that is not.
+
+    Raises E2RankError for an empty corpus, and for a document whose docid, title (None is none) or text is no text.
+    """
     size, template = shards.settings["shard_documents"], shards.settings["document_template"]
     iterator = iter(corpus)
     for number in itertools.count():
@@ -54,10 +57,22 @@ def planned(corpus: Iterable[Document], shards: Shards) -> Iterator[Task | Shard
         if not documents:
             break
         for one in documents:
-            check_word(one.docid, "docid", "the corpus")
+            _check(one)
         texts = tuple(document_text(one.title, one.text, template) for one in documents)
         task = Task(number, tuple(one.docid for one in documents), texts)
         yield shards.finished(task) or task
+    if not number:
+        raise E2RankError("the corpus is empty")
+
+
+def _check(document: Document) -> None:
+    """Refuse what no line of a corpus could be: the user may have made the document."""
+    check_word(document.docid, "docid", "the corpus")
+    where = f"the corpus: document {document.docid}"
+    if not is_text(document.text):
+        raise E2RankError(f"{where}: expected a text, got {shown(document.text)}")
+    if document.title is not None and not is_text(document.title):
+        raise E2RankError(f"{where}: expected a title as text, got {shown(document.title)}")
 
 
 class Read(NamedTuple):
