@@ -63,11 +63,18 @@ def _in_package(spec: ModelSpec) -> Path:
 def pinned(spec: ModelSpec) -> ModelSpec:
     """The record with the hub's commit as its revision: all that is read of a repository is then of one commit.
 
-    Raises E2RankError where the hub has no such model, or cannot be asked.
+    Raises E2RankError where the hub has no such model, or cannot be asked, and where a directory is gone.
     """
     where = Path(place(spec)[0])
-    if where.exists() or where.is_absolute():  # what is gone is told when it is loaded
+    if where.exists():
         return spec
+    if where.is_absolute():
+        if spec.adapter is None:
+            raise E2RankError(f"model {spec.name}: {where} is not on this machine")
+        raise E2RankError(
+            f"model {spec.name}: {where}, on which its adapter was trained, is not on this machine; name its directory "
+            f"as source in {adapter_of(spec) / OWN_FILE}"
+        )
     config = file_of(spec.source, "config.json", spec.revision)
     if config is None:
         raise E2RankError(f"model {spec.name}: {spec.source} has no config.json; {AS_ADAPTER}")
@@ -115,11 +122,6 @@ def unreadable(spec: ModelSpec, where: str, error: Exception) -> str:
     """What is said of an error of Transformers' or peft's: the files are damaged, or are not (all) here."""
     if weights_are_here(spec, where):
         return f"model {spec.name}: {where} is not a readable model: {first_line(error)}"
-    if spec.adapter is not None and Path(where).is_absolute():
-        return (
-            f"model {spec.name}: {where}, on which its adapter was trained, is not on this machine; name its directory "
-            f"as source in {adapter_of(spec) / OWN_FILE}"
-        )
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__  # Transformers' own words are of folders and of other files
     return (
