@@ -313,6 +313,7 @@ def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEn
 def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
     from e2rank_pyserini import kinds
 
+    kinds.faiss_module.cache_clear()
     monkeypatch.setattr(kinds.importlib.metadata, "version", lambda name: "1.0")
     with pytest.raises(E2RankError, match="both installed"):
         kinds.faiss_module()

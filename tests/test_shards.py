@@ -330,6 +330,16 @@ def test_sharded_search_is_the_unsharded_one(
     assert (parts.exact, parts.dim, len(parts), parts.built_with) == (True, 64, 40, whole.built_with)
 
 
+def test_a_search_does_not_ask_for_each_shard_what_is_installed(
+    encoder: E2RankEncoder, beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build(encoder, beir, None, shards=str(tmp_path / "s"))
+    parts, asked = open_index(tmp_path / "s"), []
+    monkeypatch.setattr("importlib.metadata.version", asked.append)
+    parts.search(encoder.encode_queries(["wing"]), 3)
+    assert asked == []
+
+
 def test_ties_across_shards_keep_the_corpus_order(encoder: E2RankEncoder, tmp_path: Path):
     corpus = [Document(f"{n:02}", "", "wing" if n % 2 else "heat") for n in range(24)]
     build_index(corpus, encoder, tmp_path / "i", shards=str(tmp_path / "s"), shard_documents=5)
