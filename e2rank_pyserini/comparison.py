@@ -12,6 +12,7 @@ from e2rank_pyserini.evaluation import per_topic, ranked
 from e2rank_pyserini.types import E2RankError, Qrels, Run
 
 RESAMPLES = 100_000  # sign flips
+_FLIPS = 2_000_000  # signs at a time, of some 70 bytes each
 DRAWS = 10_000  # bootstrap samples
 Values = NDArray[np.float64]  # (topics,)
 Scores = dict[str, dict[str, float]]  # measure -> qid -> value, as evaluation.per_topic gives them
@@ -119,7 +120,7 @@ def p_value(new: Values, old: Values, test: str, seed: int) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=1000,
+        batch=max(100, min(1000, _FLIPS // len(new))),  # of no account for p
         rng=_generator(seed),
     )
     return float(found.pvalue)

@@ -3,11 +3,13 @@
 import importlib.metadata
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from e2rank_pyserini import directories, storage
 from e2rank_pyserini.directories import built_aside
@@ -145,10 +147,12 @@ def fill(index: Any, blocks: Blocks, factory: str) -> None:
             sample = _training_sample(index, blocks)
             _train_transformations(index, sample)
             index.train(sample)
-        for number, block in enumerate(blocks()):
-            index.add(np.ascontiguousarray(block))
-            if number == 0:  # with few vectors: it makes a map of them
-                _check_given_back(index, ivf, factory)
+        with tqdm(unit=" vectors", desc=factory, disable=None, file=sys.stderr) as bar:
+            for number, block in enumerate(blocks()):
+                index.add(np.ascontiguousarray(block))
+                bar.update(len(block))
+                if number == 0:  # with few vectors: it makes a map of them
+                    _check_given_back(index, ivf, factory)
         if ivf is not None:  # FAISS looks into one list unless told; the file keeps this, for Pyserini too
             ivf.nprobe = math.ceil(math.sqrt(ivf.nlist))
             graph = faiss_module().downcast_index(ivf.quantizer)

@@ -1,5 +1,6 @@
 """Which of FAISS's kinds of index rank by cosine and give their vectors back; FAISS itself, and its files."""
 
+import functools
 import importlib.metadata
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from e2rank_pyserini.types import E2RankError
 
 
+@functools.cache  # what is installed is looked up on disk, and each shard that is opened asks
 def faiss_module() -> Any:
     """FAISS, or one line that says how to get it. PyPI's two FAISS packages own one directory: refuse both."""
     names = [name for name in ("faiss-cpu", "faiss-gpu") if _installed(name)]

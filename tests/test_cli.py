@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from e2rank_pyserini.cli import main
+from e2rank_pyserini.exclusions import admitted
 from e2rank_pyserini.topics import read_topics
 from e2rank_pyserini.trec import read_qrels, read_run
 from e2rank_pyserini.types import E2RankError
@@ -456,6 +458,37 @@ def test_eval_says_which_topics_have_no_hits(toy_run: Path, beir: Path, tmp_path
     )
     assert main(["eval", "--dataset", str(beir), str(tmp_path / "half")]) == 0
     assert "5 of 6 judged topics have no hits and count 0" in capsys.readouterr().err
+
+
+def test_eval_holds_one_run_at_a_time(
+    toy_run: Path, beir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Held(dict):
+        """A run that a weak reference can watch."""
+
+    watched: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def held(run: dict, excluded: dict) -> tuple[dict, int]:
+        alive.append(sum(one() is not None for one in watched))
+        found, removed = admitted(run, excluded)
+        kept = Held(found)
+        watched.append(weakref.ref(kept))
+        return kept, removed
+
+    monkeypatch.setattr("e2rank_pyserini.commands.judged.admitted", held)
+    assert main(["eval", "--dataset", str(beir), *[str(toy_run)] * 3]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert alive == [0, 0, 0]
+
+
+def test_eval_says_nothing_of_a_run_where_a_later_one_is_damaged(toy_run: Path, beir: Path, tmp_path: Path, capsys):
+    (tmp_path / "half").write_text(toy_run.read_text().splitlines(keepends=True)[0])
+    (tmp_path / "damaged").write_text("1 Q0 a\n")
+    assert main(["eval", "--dataset", str(beir), str(tmp_path / "half"), str(tmp_path / "damaged")]) == 1
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert re.fullmatch(r"e2rank eval: .*damaged:1: .*\n", told)
 
 
 def test_by_query_refuses_what_it_would_not_read(toy_run: Path, beir: Path, tiny_index: Path, tmp_path: Path, capsys):

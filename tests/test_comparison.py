@@ -3,13 +3,16 @@
 import itertools
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
+from e2rank_pyserini import comparison
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.comparison import changes, compare, extremes, holm, moved, p_value
 from e2rank_pyserini.types import E2RankError, Hit, Run
@@ -46,6 +49,25 @@ def test_many_topics_are_sampled_by_the_seed():
     assert one == again
     assert one != other
     assert one == pytest.approx(p_value(gains, zero, "t", 0), abs=0.01)
+
+
+def test_thousands_of_topics_take_no_more_memory(monkeypatch: pytest.MonkeyPatch):
+    """And p is what one draw of all signs gives."""
+    monkeypatch.setattr(comparison, "RESAMPLES", 1000)
+    gains = np.random.default_rng(5).normal(0.01, 1.0, 7000)
+    tracemalloc.start()
+    found = p_value(gains, np.zeros(7000), "randomisation", 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+    flipped = permutation_test(
+        (gains, np.zeros(7000)),
+        lambda left, right, axis: (left - right).mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=1000,
+        rng=np.random.default_rng(3),
+    )
+    assert found == flipped.pvalue
 
 
 def test_nothing_differs_or_all_alike():

@@ -1,6 +1,7 @@
 """The index against a matrix product, for every kind that FAISS builds for us."""
 
 import hashlib
+import io
 import json
 import shutil
 import threading
@@ -124,6 +125,16 @@ def test_transformations_do_not_centre(factory: str):
     np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-5)
     best = np.argsort(-expected, axis=1)[:, :10]
     assert np.mean([len({*found} & {*true}) for found, true in zip(rows, best, strict=True)]) > 9.5
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_how_far_an_index_is_filled(monkeypatch: pytest.MonkeyPatch, terminal: bool):
+    told = io.StringIO()
+    monkeypatch.setattr(told, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", told)
+    fill(empty_index(8, "SQ8"), lambda: iter([np.eye(8, dtype=np.float32)] * 2), "SQ8")
+    assert ("SQ8: 16 vectors" in told.getvalue()) == terminal
+    assert terminal or not told.getvalue()
 
 
 def test_a_graph_that_finds_lists_sees_more_than_are_looked_into():
@@ -351,6 +362,7 @@ def test_overwrite_replaces_only_after_success(tmp_path: Path, encoder: E2RankEn
 def test_both_faiss_packages_are_refused(monkeypatch: pytest.MonkeyPatch):
     from e2rank_pyserini import kinds
 
+    kinds.faiss_module.cache_clear()
     monkeypatch.setattr(kinds.importlib.metadata, "version", lambda name: "1.0")
     with pytest.raises(E2RankError, match="both installed"):
         kinds.faiss_module()

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from e2rank_pyserini.ahead import ahead
 from e2rank_pyserini.cli import main
 from e2rank_pyserini.corpus import Corpus, documents, find, fingerprint
 from e2rank_pyserini.encoder import E2RankEncoder
-from e2rank_pyserini.index import DenseIndex
+from e2rank_pyserini.index import DenseIndex, first_found
 from e2rank_pyserini.indexing import build_index
+from e2rank_pyserini.kinds import faiss_module, read_faiss
 from e2rank_pyserini.sealed import seal, unsealed
-from e2rank_pyserini.shards import workers
+from e2rank_pyserini.shards import sharded, workers
 from e2rank_pyserini.shards.encoding import Advance, Engine, encode_shard, here, planned
 from e2rank_pyserini.shards.folder import Shard, Shards, Task, check_same
-from e2rank_pyserini.shards.sharded import ShardedIndex, open_index
+from e2rank_pyserini.shards.sharded import ShardedIndex, _Parts, open_index
 from e2rank_pyserini.storage import Folder
 from e2rank_pyserini.types import Document, E2RankError
 from tests.conftest import sentences
@@ -330,6 +332,16 @@ def test_sharded_search_is_the_unsharded_one(
     assert (parts.exact, parts.dim, len(parts), parts.built_with) == (True, 64, 40, whole.built_with)
 
 
+def test_a_search_does_not_ask_for_each_shard_what_is_installed(
+    encoder: E2RankEncoder, beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build(encoder, beir, None, shards=str(tmp_path / "s"))
+    parts, asked = open_index(tmp_path / "s"), []
+    monkeypatch.setattr("importlib.metadata.version", asked.append)
+    parts.search(encoder.encode_queries(["wing"]), 3)
+    assert asked == []
+
+
 def test_ties_across_shards_keep_the_corpus_order(encoder: E2RankEncoder, tmp_path: Path):
     corpus = [Document(f"{n:02}", "", "wing" if n % 2 else "heat") for n in range(24)]
     build_index(corpus, encoder, tmp_path / "i", shards=str(tmp_path / "s"), shard_documents=5)
@@ -337,6 +349,80 @@ def test_ties_across_shards_keep_the_corpus_order(encoder: E2RankEncoder, tmp_pa
     expected = [f"{n:02}" for n in range(1, 24, 2)][:8]
     for place in ("i", "s"):
         assert [hit.docid for hit in open_index(tmp_path / place).search(query, 8)[0]] == expected
+
+
+def parts_of(place: Path, vectors: np.ndarray, edges: Sequence[int]) -> _Parts:
+    """Flat indexes of the rows between the edges."""
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        index = faiss_module().IndexFlatIP(vectors.shape[1])
+        index.add(vectors[start:stop])
+        faiss_module().write_index(index, str(place / str(number)))
+    sizes = np.diff(edges).tolist()
+    return _Parts([place / str(number) for number in range(len(sizes))], sizes, vectors.shape[1])
+
+
+def whole_numbers(draw: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Vectors whose products no order of adding up rounds, and of which many tie."""
+    return draw.integers(-3, 4, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("queries", [3, 40])  # FAISS computes few otherwise than many
+@pytest.mark.parametrize("order", ["none", "best last", "best first", "twins"])
+@pytest.mark.parametrize("seed", range(5))
+def test_any_cut_of_any_shards_is_the_head_of_the_whole_order(tmp_path: Path, seed: int, order: str, queries: int):
+    draw = np.random.default_rng(seed)
+    vectors, asked = whole_numbers(draw, (900, 12)), whole_numbers(draw, (queries, 12))
+    if order == "twins":
+        vectors = vectors[draw.integers(0, 30, 900)]
+    elif order != "none":  # for the queries that like the first one, that is most of them: the last shard has all
+        asked[1:] = asked[0] + 0.125 * asked[1:]
+        vectors = vectors[np.argsort(vectors @ asked[0] * (1 if order == "best last" else -1))]
+    inner = np.sort(draw.choice(np.arange(1, 900), 19, replace=False)).tolist()
+    parts = parts_of(tmp_path, vectors, [0, *inner, 900])
+    products = asked.astype(np.float64) @ vectors.T.astype(np.float64)
+    every = np.lexsort((np.broadcast_to(np.arange(900), products.shape), -products), axis=1)
+    for hits in (1, 2, 10, 77, 300, 899, 900, 1000):
+        scores, rows = parts.search(asked, hits)
+        np.testing.assert_array_equal(rows, every[:, :hits])
+        np.testing.assert_array_equal(scores, np.take_along_axis(products, every[:, :hits], 1))
+
+
+def test_a_shard_that_is_asked_twice_gives_the_last_bits_of_one_that_is_asked_once(tmp_path: Path):
+    """The product of fewer queries would have others at this width."""
+    draw = np.random.default_rng(0)
+    vectors, asked = draw.standard_normal((4000, 384), np.float32), draw.standard_normal((500, 384), np.float32)
+    vectors = vectors[np.argsort(vectors @ asked[0])]  # which alone, or nearly so, has its best in the last shard
+    edges = list(range(0, 4001, 1000))
+    scores, rows = parts_of(tmp_path, vectors, edges).search(asked, 300)
+    found = [first_found(read_faiss(tmp_path / str(number)), asked, 300) for number in range(4)]
+    products = np.concatenate([some for some, _ in found], axis=1)
+    places = np.concatenate([numbers + start for (_, numbers), start in zip(found, edges, strict=False)], axis=1)
+    best = np.lexsort((places, -products), axis=1)[:, :300]
+    np.testing.assert_array_equal(rows, np.take_along_axis(places, best, 1))
+    np.testing.assert_array_equal(scores, np.take_along_axis(products, best, 1))
+    assert (rows[0] >= 3000).mean() > 0.9
+
+
+def test_once_the_hits_are_held_a_shard_is_asked_for_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    draw = np.random.default_rng(0)
+    parts = parts_of(tmp_path, draw.standard_normal((8000, 8), np.float32), list(range(0, 8001, 400)))
+    asked: list[int] = []
+
+    class Counted:
+        def __init__(self, path: Path) -> None:
+            self.index = read_faiss(path)
+            self.d, self.ntotal = self.index.d, self.index.ntotal
+
+        def search(self, vectors: np.ndarray, hits: int) -> Any:
+            asked.append(hits)
+            return self.index.search(vectors, hits)
+
+    monkeypatch.setattr(sharded, "read_faiss", Counted)
+    parts.search(draw.standard_normal((30, 8), np.float32), 400)
+    assert len(asked) == 20
+    assert asked[:2] == [400, 400]
+    assert asked[-1] == 16 + 2 * 400 * 400 // 7600
+    assert sum(asked[2:]) < 2500  # 18 x 400 before
 
 
 def test_commands_take_a_folder_of_shards(

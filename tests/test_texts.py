@@ -1,6 +1,7 @@
 """Texts by docid, held against `corpus.find` and `corpus.documents`; Lucene's: tests/integration."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -86,3 +87,14 @@ def test_a_file_that_changes_below_is_noticed_and_one_that_is_replaced_stays(tmp
     for docid in texts:
         with pytest.raises(E2RankError, match=rf"corpus.jsonl: document {docid}: "):
             texts[docid]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_how_far_the_corpus_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool):
+    (tmp_path / "corpus.jsonl").write_bytes(lines(ROWS))
+    told = io.StringIO()
+    monkeypatch.setattr(told, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", told)
+    opened_texts(str(tmp_path / "corpus.jsonl"))
+    assert ("corpus.jsonl: 3 lines" in told.getvalue()) == terminal
+    assert terminal or not told.getvalue()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from e2rank_pyserini.commands.inputs import exclusions_of, judgments, named_dataset
 from e2rank_pyserini.datasets import Dataset
+from e2rank_pyserini.evaluation import evaluate
 from e2rank_pyserini.exclusions import Exclusions, admitted, check_disjoint
 from e2rank_pyserini.report.findings import names
 from e2rank_pyserini.trec import read_run
@@ -25,14 +26,26 @@ class Judged(NamedTuple):
 
 def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
     """Runs without what is excluded; says on stderr what was, and how many judged topics have no hits."""
-    data = named_dataset(arguments)
-    qrels, relevance = judgments(arguments, data)
-    excluded = exclusions_of(arguments, data)
-    check_disjoint(excluded, qrels)
+    data, qrels, relevance, excluded = _judgments(arguments)
     runs = [_judged_run(path, qrels, excluded) for path in paths]
     for path, run in zip(paths, runs, strict=True):
         tell_lacking(path, run, qrels)
     return Judged(data, qrels, relevance, list(zip(names(paths), runs, strict=True)))
+
+
+def evaluated_runs(arguments: Namespace, paths: Sequence[str]) -> tuple[Qrels, list[tuple[str, dict[str, float]]]]:
+    """The judgments, and the measures of each run by its name; says what `judged_runs` says. One run is held at a time,
+    so the first that cannot be read or evaluated is the one that is refused."""
+    _, qrels, relevance, excluded = _judgments(arguments)
+
+    def evaluated(path: str) -> tuple[dict[str, float], Run]:
+        run = _judged_run(path, qrels, excluded)
+        return evaluate(run, qrels, relevance=relevance), {qid: [] for qid in run}
+
+    found = [evaluated(path) for path in paths]
+    for path, (_, topics) in zip(paths, found, strict=True):
+        tell_lacking(path, topics, qrels)
+    return qrels, [(name, values) for name, (values, _) in zip(names(paths), found, strict=True)]
 
 
 def once(paths: Sequence[str]) -> list[str]:
@@ -52,6 +65,14 @@ def tell_lacking(path: str, run: Run, qrels: Qrels) -> None:
     lacking = len(qrels.keys() - run.keys())
     if lacking:
         print(f"{path}: {lacking} of {len(qrels)} judged topics have no hits and count 0", file=sys.stderr)
+
+
+def _judgments(arguments: Namespace) -> tuple[Dataset | None, Qrels, int, Exclusions]:
+    data = named_dataset(arguments)
+    qrels, relevance = judgments(arguments, data)
+    excluded = exclusions_of(arguments, data)
+    check_disjoint(excluded, qrels)
+    return data, qrels, relevance, excluded
 
 
 def _judged_run(path: str, qrels: Qrels, excluded: Exclusions) -> Run:

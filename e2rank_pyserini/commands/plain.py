@@ -76,11 +76,10 @@ def _asked(arguments: Namespace) -> tuple[Dataset | None, Topics, Exclusions]:
 
 def eval(arguments: Namespace) -> None:
     """Runs -> table on stdout."""
-    from e2rank_pyserini.commands.judged import judged_runs
-    from e2rank_pyserini.evaluation import evaluate, table
+    from e2rank_pyserini.commands.judged import evaluated_runs
+    from e2rank_pyserini.evaluation import table
 
-    _, qrels, relevance, runs = judged_runs(arguments, arguments.runs)
-    rows = [(name, evaluate(run, qrels, relevance=relevance)) for name, run in runs]
+    qrels, rows = evaluated_runs(arguments, arguments.runs)
     if arguments.json:
         for name, values in rows:
             print(json.dumps({"run": name, "topics": len(qrels), **values}))

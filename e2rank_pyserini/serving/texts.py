@@ -5,12 +5,15 @@
 
 import codecs
 import contextlib
+import sys
 import tempfile
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
+
+from tqdm import tqdm
 
 from e2rank_pyserini.corpus import files, is_lucene, live, lucene_document, lucene_searcher, parse_document
 from e2rank_pyserini.storage import is_remote
@@ -89,7 +92,8 @@ class FileTexts(Mapping[str, Document]):
         try:
             file = self._closing.enter_context(_unpacked(path) if path.suffix == ".gz" else path.open("rb"))
             self.opened.append(file)
-            for number, (place, line) in enumerate(_lines(file), start=1):
+            read = tqdm(_lines(file), unit=" lines", desc=path.name, disable=None, file=sys.stderr)
+            for number, (place, line) in enumerate(read, start=1):
                 if line.strip():
                     where = f"{path}:{number}"
                     docid = parse_document(_decoded(line, where), where).docid

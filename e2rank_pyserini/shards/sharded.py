@@ -17,6 +17,8 @@ from e2rank_pyserini.shards.folder import MANIFEST, Shard, Shards, listed, name_
 from e2rank_pyserini.storage import Folder, is_remote, local
 from e2rank_pyserini.types import E2RankError, Vectors
 
+_SPARE = 16  # hits that a part is asked for above what is expected of it
+
 
 def open_index(place: str | Path) -> DenseIndex:
     """An index directory, or a folder of shards that is complete. Raises E2RankError as DenseIndex does."""
@@ -80,16 +82,23 @@ class _Parts:
         """(n, dim) -> scores and rows, (n, hits): the best of each part, merged; ties in the order of rows."""
         scores = np.empty((len(vectors), 0), dtype=np.float32)
         rows = np.empty((len(vectors), 0), dtype=np.int64)
+        least: Vectors | None = None  # (n, 1) the worst of `hits` that are held
         for start, part in self._opened(range(len(self.paths))):
-            more, numbers = first_found(part, vectors, min(hits, part.ntotal))
-            if scores.shape[1] == hits:  # a later row comes in only with a better score than the last one's
-                width = int((more > scores[:, -1:]).sum(axis=1).max(initial=0))
+            most = min(hits, part.ntotal)
+            few = _SPARE + 2 * hits * part.ntotal // max(start, 1)  # twice what comes in where documents have no order
+            if least is not None and few < most:
+                more, numbers = _better(part, vectors, few, most, least)
+            else:
+                more, numbers = first_found(part, vectors, most)
+            if least is not None:  # a later row comes in only with a better score
+                width = int((more > least).sum(axis=1).max(initial=0))
                 more, numbers = more[:, :width], numbers[:, :width]
             scores = np.concatenate([scores, more], axis=1)
             rows = np.concatenate([rows, numbers + start], axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :hits]  # two sorted runs: it merges them
-            scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
-        return scores, rows
+            if scores.shape[1] >= hits + hits // 4:  # sorted for many parts at once
+                scores, rows = _merged(scores, rows, hits)
+                least = scores[:, -1:]
+        return _merged(scores, rows, hits)
 
     def reconstruct_batch(self, rows: NDArray[np.int64]) -> Vectors:
         """(n,) -> (n, dim); only the parts that hold one of the rows are opened."""
@@ -111,3 +120,26 @@ class _Parts:
             if part.d != self.d or part.ntotal != self.starts[number + 1] - self.starts[number]:
                 raise E2RankError(f"{self.paths[number]}: is not the shard that the manifest lists")
             yield self.starts[number], part
+
+
+def _better(part: Any, vectors: Vectors, few: int, most: int, least: Vectors) -> tuple[Vectors, NDArray[np.int64]]:
+    """`first_found` of `most`, of which what is no better than `least`, (n, 1), may be missing.
+
+    `few` are asked for, and again all where the last of them is still better. Only for these queries: the others are
+    made NaN, for which FAISS keeps nothing, and not left out, as a product of fewer has other last bits.
+    """
+    scores, rows = part.search(vectors, few)
+    order = np.lexsort((rows, -scores), axis=1)
+    scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    full = scores[:, -1:] > least
+    if not full.any():
+        return scores, rows
+    every, numbers = first_found(part, np.where(full, vectors, np.float32(np.nan)), most)
+    every[:, :few] = np.where(full, every[:, :few], scores)
+    numbers[:, :few] = np.where(full, numbers[:, :few], rows)
+    return every, numbers
+
+
+def _merged(scores: Vectors, rows: NDArray[np.int64], hits: int) -> tuple[Vectors, NDArray[np.int64]]:
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :hits]  # sorted runs, which it merges
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
