@@ -150,7 +150,7 @@ def _model(name: str, like: str | None, commit: str | None) -> ModelSpec:
         if fields.get("adapter") is not None and not str(fields["adapter"]).startswith(OWN):
             fields["adapter"] = str(adapter_folder(name, str(fields["adapter"]), _commit_of(name, own)))
         if fields["source"] == name:
-            fields.setdefault("revision", _commit_of(name, own))
+            fields["revision"] = fields.get("revision") or _commit_of(name, own)
         return record(ModelSpec, fields, str(own))
     commit = _commit_of(name, file_of(name, "config.json", commit))
     config = _config(name, commit)

@@ -70,9 +70,10 @@ class E2RankEncoder:
         (auto, float32, bfloat16, float16); `batch_tokens` bounds a batch, padding included where there is any.
         Raises E2RankError when the model cannot be found or read.
         """
-        spec = pinned(name if isinstance(name, ModelSpec) else model(str(name), like))
+        spec = name if isinstance(name, ModelSpec) else model(str(name), like)
         device = choose_device(device)
         with timed("load"):
+            spec = pinned(spec)
             network, tokenizer, identity = load(spec, device, choose_dtype(dtype or spec.dtype, device))
         return cls(spec, network, tokenizer, identity, batch_tokens=batch_tokens)
 

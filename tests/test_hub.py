@@ -111,6 +111,7 @@ def test_an_index_is_gone_on_with_and_searched_by_the_commit_that_it_was_begun_w
     )
     done = offline(two_commits, code)
     assert "2 shards were finished before" in done.stderr
+    assert done.stderr.count(f"s: begun with commit {COMMIT} of someone/tiny, and gone on with\n") == 1
     found = [(two_commits / name).read_bytes() for name in "xyz"]
     assert found[0]
     assert found == [found[0]] * 3

@@ -1,5 +1,6 @@
 """`e2rank index`: a corpus -> an index directory, or shards of one."""
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,10 @@ def index(arguments: Namespace) -> None:
     """Corpus -> index directory, shards, or both."""
     from e2rank_pyserini import corpus as corpora
     from e2rank_pyserini.commands.inputs import check_apart, corpus_source, named_dataset
-    from e2rank_pyserini.commands.opening import document_template, loaded_encoder
+    from e2rank_pyserini.commands.opening import document_template
     from e2rank_pyserini.commands.outputs import report
     from e2rank_pyserini.indexing import build_index, check_replaceable
-    from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS, begun_with
+    from e2rank_pyserini.shards.folder import SHARD_DOCUMENTS
 
     output = _checked(arguments)
     data = named_dataset(arguments)
@@ -33,7 +34,7 @@ def index(arguments: Namespace) -> None:
         check_replaceable(output, overwrite=arguments.overwrite, shards=arguments.shards)
     if arguments.devices:
         arguments.device = arguments.devices[0]
-    encoder = loaded_encoder(arguments, None, begun_with=begun_with(arguments.shards or f"{output}.shards"))
+    encoder = _encoder(arguments, arguments.shards or f"{output}.shards")
     sidecar = build_index(
         corpora.Corpus(source),
         encoder,
@@ -63,6 +64,19 @@ def _checked(arguments: Namespace) -> Path | None:
     if arguments.devices and (arguments.device or arguments.workers):
         raise E2RankError("--devices names a worker each: --device and --workers do not go with it")
     return Path(arguments.output).absolute() if arguments.output else None
+
+
+def _encoder(arguments: Namespace, place: str) -> "E2RankEncoder":
+    """The model that was asked for; of a hub's the commit that the shards at `place` were begun with, which is said."""
+    from e2rank_pyserini.commands.opening import loaded_encoder
+    from e2rank_pyserini.shards.folder import begun_with
+
+    begun = begun_with(place) or {}
+    encoder = loaded_encoder(arguments, None, begun_with=begun)
+    commit = encoder.spec.revision
+    if commit is not None and commit == begun.get("revision"):
+        print(f"{place}: begun with commit {commit} of {encoder.spec.source}, and gone on with", file=sys.stderr)
+    return encoder
 
 
 def _engine(arguments: Namespace, encoder: "E2RankEncoder") -> "Engine | None":

@@ -34,8 +34,10 @@ def judged_runs(arguments: Namespace, paths: Sequence[str]) -> Judged:
 
 
 def evaluated_runs(arguments: Namespace, paths: Sequence[str]) -> tuple[Qrels, list[tuple[str, dict[str, float]]]]:
-    """The judgments, and the measures of each run by its name; says what `judged_runs` says. One run is held at a time,
-    so the first that cannot be read or evaluated is the one that is refused."""
+    """The judgments, and the measures of each run by its name; says what `judged_runs` says.
+
+    One run is held at a time: the first that cannot be read or evaluated is the one that is refused.
+    """
     _, qrels, relevance, excluded = _judgments(arguments)
 
     def evaluated(path: str) -> tuple[dict[str, float], Run]:

@@ -149,7 +149,7 @@ def _merged(model: Any, spec: ModelSpec) -> Any:
         with whole_adapter():
             return PeftModel.from_pretrained(model, str(directory)).merge_and_unload()
     except Exception as error:
-        raise E2RankError(unreadable(spec, str(spec.adapter), error)) from error
+        raise E2RankError(unreadable(spec, str(directory), error)) from error
 
 
 @contextlib.contextmanager
